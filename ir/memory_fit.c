@@ -19,8 +19,10 @@ typedef struct {
     uint64_t begin, end;
 } Item;
 
+// What most pairs are told apart by, side by side.
 typedef struct {
-    uint64_t begin;
+    uint64_t begin, end;
+    Stay stay;
     uint32_t item;
 } Placed;
 
@@ -59,10 +61,15 @@ static bool values_are_disjoint(const Fit *fit, const Item *a, const Item *b)
     return true;
 }
 
-// Where both are of one micro-batch in one segment, those of the other micro-batches may alternate.
-static bool is_disjoint(const Fit *fit, const Item *a, const Item *b)
+static bool stays_disjoint(const Stay *a, const Stay *b)
 {
-    if (a->stay.last < b->stay.since || b->stay.last < a->stay.since || lives_disjoint(&a->life, &b->life))
+    return a->last < b->since || b->last < a->since;
+}
+
+// Where both are of one micro-batch in one segment, those of the other micro-batches may alternate.
+static bool lives_are_disjoint(const Fit *fit, const Item *a, const Item *b)
+{
+    if (lives_disjoint(&a->life, &b->life))
         return true;
     return a->stay.last == b->stay.last && a->end_value - a->first_value > 1 && b->end_value - b->first_value > 1 &&
            values_are_disjoint(fit, a, b);
@@ -96,9 +103,9 @@ static void list_insert(Arena *arena, List *list, Placed placed)
 static void place(Fit *fit, uint32_t index, uint64_t begin)
 {
     Item *item = &fit->items[index];
-    const Placed placed = {begin, index};
     item->end = begin + item->end; // its size, until here
     item->begin = begin;
+    const Placed placed = {begin, item->end, item->stay, index};
     list_insert(fit->arena, &fit->placed, placed);
     if (!passes(item))
         list_insert(fit->arena, &fit->staying, placed);
@@ -108,22 +115,22 @@ static void place(Fit *fit, uint32_t index, uint64_t begin)
 
 // ---- gaps --------------------------------------------------------------------------------------
 
-static void skip(Search *search, const Item *item)
+static void skip(Search *search, const Placed *placed)
 {
-    if (item->begin > search->free_from) {
-        uint64_t gap = item->begin - search->free_from;
+    if (placed->begin > search->free_from) {
+        uint64_t gap = placed->begin - search->free_from;
         if (gap >= search->bytes && gap < search->best_gap) {
             search->best_gap = gap;
             search->best = search->free_from;
         }
     }
-    search->free_from = item->end;
+    search->free_from = placed->end;
 }
 
-static void look_at(const Fit *fit, Search *search, const Item *item, uint32_t other)
+static void look_at(const Fit *fit, Search *search, const Item *item, const Placed *placed)
 {
-    const Item *placed = &fit->items[other];
-    if (placed->end > search->free_from && !is_disjoint(fit, placed, item))
+    if (placed->end > search->free_from && !stays_disjoint(&placed->stay, &item->stay) &&
+        !lives_are_disjoint(fit, &fit->items[placed->item], item))
         skip(search, placed);
 }
 
@@ -157,11 +164,11 @@ static uint64_t best_fit(const Fit *fit, const Item *item, uint64_t base)
 {
     Search search = {.bytes = item->end, .free_from = base, .best_gap = UINT64_MAX};
     Rest rests[PASSING_MAX + 1];
-    for (uint32_t count = find_lists(fit, item, rests); count > 0;) {
+    for (uint32_t count = find_lists(fit, item, rests); count > 0 && search.best_gap > search.bytes;) {
         uint32_t first = 0;
         for (uint32_t i = 1; i < count; i++)
             first = rests[i].next->begin < rests[first].next->begin ? i : first;
-        look_at(fit, &search, item, rests[first].next->item);
+        look_at(fit, &search, item, rests[first].next);
         if (++rests[first].next == rests[first].end)
             rests[first] = rests[--count];
     }

@@ -28,7 +28,7 @@ static double modelled_s(const Planned *found, uint32_t bucket, Arena *arena)
     cost_mix(work, &found->solution.mix, found->spec->plan.dispatch, &cost);
     if (found->spec->plan.domain_request != DOMAIN_AUTO)
         return cost.iteration_s;
-    return fmin(cost.iteration_s, estimate_spec(with_bucket(found->spec, bucket, arena)).best_s);
+    return fmin(cost.iteration_s, estimate_spec(with_bucket(found->spec, bucket, arena), false, NULL).best_s);
 }
 
 // Infinite if it does not fit.

@@ -21,7 +21,8 @@ static bool is_promising(const Planned *found, FaultKind code, uint32_t lap, Are
     static const double clear = 0.99;
     if (code != FAULT_NONE)
         return true;
-    return estimate_spec(with_lap(found->spec, lap, arena)).best_s < clear * found->solution.cost.iteration_s;
+    return estimate_spec(with_lap(found->spec, lap, arena), false, NULL).best_s <
+           clear * found->solution.cost.iteration_s;
 }
 
 // Is there no choice: none to make, or asked for?

@@ -54,7 +54,7 @@ static double estimate_s(const Spec *request, const LossyChoice choices[PRICED_P
 {
     Arena *arena = arena_create();
     const Spec *spec = apply(request, choices, arena);
-    double best_s = spec_coding_is_possible(spec) ? estimate_spec(spec).best_s : INFINITY;
+    double best_s = spec_coding_is_possible(spec) ? estimate_spec(spec, false, NULL).best_s : INFINITY;
     arena_destroy(arena);
     return best_s;
 }

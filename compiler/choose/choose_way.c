@@ -10,7 +10,10 @@ enum { SEARCHED_MAX = 4 };
 
 typedef struct {
     Frugality how;
-    double best_s; // of its best single choice that fits; infinite if none does; 0 where nothing is chosen
+    double best_s;  // of its best single choice that fits; infinite if none does; 0 where nothing is chosen
+    double least_s; // see Estimate
+    bool *unfit;    // the same
+    bool exact;     // were those lowered that decide?
 } Ranked;
 
 static size_t list_ways(const Spec *spec, Ranked out[FRUGALITIES_MAX])
@@ -29,9 +32,48 @@ static int compare_ranked(const void *a, const void *b)
 }
 
 // Where memory does not slow down the same way with the embedding kept, gathering that again gains nothing.
-static bool gains_nothing(const Ranked *of, const Ranked *before, const Estimate *estimated)
+static bool gains_nothing(const Ranked *of, const Ranked *before)
 {
-    return of->how.regather_embedding && !before->how.regather_embedding && estimated->best_s <= estimated->least_s;
+    return of->how.regather_embedding && !before->how.regather_embedding && before->best_s <= before->least_s;
+}
+
+// From the last on, which saves most: what does not fit there need not be looked at in ways that save less.
+static void estimate_ways(const Spec *spec, Ranked *list, size_t count, Arena *arena)
+{
+    size_t domains = planner_domain_count(spec);
+    for (size_t i = count; i-- > 0;) {
+        bool *unfit = list[i].unfit = arena_alloc_array(arena, domains, sizeof(*unfit));
+        for (size_t j = i + 1; j < count; j++)
+            for (size_t d = 0; d < domains && frugality_covers(list[j].how, list[i].how); d++)
+                unfit[d] |= list[j].unfit[d];
+        Estimate of = estimate_spec(frugality_apply(spec, list[i].how, arena), false, unfit);
+        list[i].best_s = of.best_s;
+        list[i].least_s = of.least_s;
+    }
+    for (size_t i = 1; i < count; i++)
+        if (gains_nothing(&list[i], &list[i - 1]))
+            list[i].best_s = INFINITY;
+}
+
+static void sort_ways(Ranked *list, size_t count)
+{
+    qsort(list, count, sizeof(*list), compare_ranked);
+}
+
+// What is planned first takes the longest: that it is the best is made sure of.
+static void confirm_first(const Spec *spec, Ranked *list, size_t count, Arena *arena)
+{
+    while (!list[0].exact && isfinite(list[0].best_s)) {
+        Estimate of = estimate_spec(frugality_apply(spec, list[0].how, arena), true, list[0].unfit);
+        list[0].best_s = of.best_s;
+        list[0].exact = true;
+        sort_ways(list, count);
+    }
+}
+
+static bool all_fit(const Spec *spec, Arena *arena)
+{
+    return planner_all_fit(workload_derive(spec, arena));
 }
 
 // The most promising first: the first alone where every choice fits beside it; the last alone where none fits anywhere,
@@ -40,26 +82,16 @@ static size_t rank_ways(const Spec *spec, Ranked *list, size_t count, Arena *are
 {
     if (count < 2 || spec->plan.domain_request != DOMAIN_AUTO)
         return count;
-    Ranked smallest = list[count - 1];
-    Estimate before = {0};
-    bool fits = count < 4; // of many ways the two that take least are asked first
-    for (size_t i = count - 2; i < count && !fits; i++)
-        fits = isfinite(estimate_spec(frugality_apply(spec, list[i].how, arena)).best_s);
-    for (size_t i = 0; i < count; i++) {
-        list[i].best_s = INFINITY;
-        if (!fits || (i > 0 && gains_nothing(&list[i], &list[i - 1], &before)))
-            continue;
-        before = estimate_spec(frugality_apply(spec, list[i].how, arena));
-        list[i].best_s = before.best_s;
-        if (i == 0 && before.all_fit)
-            return 1;
-    }
-    qsort(list, count, sizeof(*list), compare_ranked);
-    if (isinf(list[0].best_s)) {
-        list[0] = smallest;
+    if (all_fit(frugality_apply(spec, list[0].how, arena), arena))
         return 1;
-    }
-    return count;
+    Ranked smallest = list[count - 1];
+    estimate_ways(spec, list, count, arena);
+    sort_ways(list, count);
+    confirm_first(spec, list, count, arena);
+    if (isfinite(list[0].best_s))
+        return count;
+    list[0] = smallest;
+    return 1;
 }
 
 // Could it beat what was found? Mixes differ a little from single choices; what was found may be slower than its own

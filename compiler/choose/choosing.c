@@ -12,10 +12,10 @@ Spec *spec_copy(const Spec *spec, Arena *arena)
     return copy;
 }
 
-Estimate estimate_spec(const Spec *spec)
+Estimate estimate_spec(const Spec *spec, bool exactly, bool *unfit)
 {
     Arena *arena = arena_create();
-    Estimate of = planner_estimate(workload_derive(spec, arena), arena);
+    Estimate of = planner_estimate(workload_derive(spec, arena), exactly, unfit);
     arena_destroy(arena);
     return of;
 }

@@ -14,7 +14,7 @@ typedef struct {
 // A copy in the arena, to be changed.
 Spec *spec_copy(const Spec *spec, Arena *arena);
 // See planner_estimate; what it takes is not kept.
-Estimate estimate_spec(const Spec *spec);
+Estimate estimate_spec(const Spec *spec, bool exactly, bool *unfit);
 
 // The spec as it is.
 FaultKind plan_spec(const Attempt *attempt, Diag *diag, Planned *out);

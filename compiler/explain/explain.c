@@ -47,24 +47,6 @@ typedef struct {
     Config *changed; // [moe_count]
 } Rivalry;
 
-// By estimate, but close calls are lowered.
-static bool mix_fits(const Rivalry *r)
-{
-    static const double close = 1.005;
-    const Spec *spec = r->work->spec;
-    const Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
-    double memory = spec->cluster.device.memory_bytes;
-    double added = 0, shared = 0;
-    for (uint32_t k = 0; k < r->work->moe_count; k++) {
-        Footprint footprint = footprint_measure(spec, &r->changed[k], mix.prefetch, spec->plan.dispatch);
-        added += footprint.per_layer_bytes;
-        shared = fmax(shared, footprint.shared_bytes);
-    }
-    if (added + shared <= memory || added + shared > close * memory)
-        return added + shared <= memory;
-    return footprint_lowered(r->work, &mix, spec->plan.dispatch) <= memory;
-}
-
 static void set_run(Rivalry *r, uint32_t first_moe, uint32_t count, const Config *config)
 {
     for (uint32_t i = 0; i < count; i++)
@@ -87,7 +69,8 @@ static Rival find_rival(Rivalry *r, const ExplainRun *run, uint32_t first_moe, u
             return (Rival){0};
         const Config *config = &r->candidates[best].config;
         set_run(r, first_moe, run->run.moe_layers, config);
-        r->excluded[best] = !mix_fits(r);
+        const Mix mix = {.configs = r->changed, .prefetch = r->solution->mix.prefetch};
+        r->excluded[best] = !footprint_mix_fits(r->work, &mix);
         if (!r->excluded[best])
             return (Rival){.found = true, .config = *config, .iteration_s = r->price_s[best]};
     }

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "compiler/explain/explain.h"
-#include "compiler/lowering/lower.h"
+#include "compiler/solve/footprint.h"
 
 const double EXPLAIN_MARGIN = 1e-3; // the same that a close call must be won by
 
@@ -121,10 +121,9 @@ typedef struct {
 // Whether the old mix fits the changed workload. Bandwidth and memory leave its size as it is.
 static bool mix_fits(const Probing *p, const Workload *work)
 {
-    double bytes = p->solution->memory_bytes;
     if (p->quantity == QUANTITY_BATCH || p->quantity == QUANTITY_RATIO)
-        plan_destroy(lower(work, &p->solution->mix, work->spec->plan.dispatch, &bytes));
-    return bytes <= work->spec->cluster.device.memory_bytes;
+        return footprint_mix_fits(work, &p->solution->mix);
+    return p->solution->memory_bytes <= work->spec->cluster.device.memory_bytes;
 }
 
 // Is the choice given up at `value`? Describes it in *flip if so. `planned` asks for the new choice even where

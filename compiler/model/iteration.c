@@ -4,6 +4,12 @@
 #include <math.h>
 #include <string.h>
 
+// Of two times. Not fmax, which asks for NaN and is a call: of deep models nothing is done as often.
+static inline double later(double a_s, double b_s)
+{
+    return a_s > b_s ? a_s : b_s;
+}
+
 uint32_t mix_window(Pass pass, const Config *config, uint32_t prefetch)
 {
     if (config->regather)
@@ -167,7 +173,7 @@ typedef struct {
 static void advance(double *at_s, int queue, double gather_s, uint32_t window)
 {
     if (window <= PREFETCH_MAX)
-        at_s[queue] = fmax(at_s[queue], at_s[CLOCK_READ + window]);
+        at_s[queue] = later(at_s[queue], at_s[CLOCK_READ + window]);
     at_s[queue] += gather_s;
 }
 
@@ -176,7 +182,7 @@ static void advance_queue(const Workload *work, double *at_s, const Gathering *o
     bool outer = work->outer_levels > 0;
     if (outer) {
         advance(at_s, CLOCK_OUTER, of->outer_s - of->saved_s, of->outer_window);
-        at_s[CLOCK_QUEUE] = fmax(at_s[CLOCK_QUEUE], at_s[CLOCK_OUTER]);
+        at_s[CLOCK_QUEUE] = later(at_s[CLOCK_QUEUE], at_s[CLOCK_OUTER]);
     }
     advance(at_s, CLOCK_QUEUE, of->inner_s - (outer ? 0 : of->saved_s), of->window);
 }
@@ -199,14 +205,14 @@ static void advance_returns(const Workload *work, double *at_s, const Returning 
             continue;
         at_s[CLOCK_PORT + j] += of->port_s[j];
         if (j >= outer)
-            at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_PORT + j]);
+            at_s[CLOCK_RETURN] = later(at_s[CLOCK_RETURN], at_s[CLOCK_PORT + j]);
     }
     if (!outer)
         return;
-    at_s[home] = fmax(at_s[home], at_s[CLOCK_RETURN]) + outer_levels_s(work, of->step_s) - of->saved_s;
+    at_s[home] = later(at_s[home], at_s[CLOCK_RETURN]) + outer_levels_s(work, of->step_s) - of->saved_s;
     for (uint32_t j = 0; j < outer; j++)
         if (of->every_port || of->port_s[j] > 0)
-            at_s[home] = fmax(at_s[home], at_s[CLOCK_PORT + j]);
+            at_s[home] = later(at_s[home], at_s[CLOCK_PORT + j]);
 }
 
 // When gradients are home.
@@ -263,12 +269,12 @@ static void await_bundle(const Workload *work, const BundleCost *dense, const ui
     const Gathering gathering = {outer_levels_s(work, dense->step_s),
                                  inner_levels_s(work, dense->step_s) + dense->codec_s, 0, windows[0], windows[1]};
     advance_queue(work, at_s, &gathering);
-    at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_QUEUE]);
+    at_s[CLOCK_CHAIN] = later(at_s[CLOCK_CHAIN], at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
         if (dense->port_s[j] <= 0)
             continue;
         at_s[CLOCK_PORT + j] += dense->port_s[j];
-        at_s[CLOCK_CHAIN] = fmax(at_s[CLOCK_CHAIN], at_s[CLOCK_PORT + j]);
+        at_s[CLOCK_CHAIN] = later(at_s[CLOCK_CHAIN], at_s[CLOCK_PORT + j]);
     }
     if (out)
         out->gather_wait_s += at_s[CLOCK_CHAIN] - ready_s;
@@ -298,7 +304,7 @@ static void await_embedding(const Workload *work, const ClockedLayer *of, double
 static void await_returns(double *at_s, IterationCost *out)
 {
     double ready_s = at_s[CLOCK_CHAIN];
-    at_s[CLOCK_CHAIN] = fmax(ready_s, returns_before(at_s));
+    at_s[CLOCK_CHAIN] = later(ready_s, returns_before(at_s));
     if (out)
         out->gather_wait_s += at_s[CLOCK_CHAIN] - ready_s;
 }
@@ -307,7 +313,7 @@ static void await_returns(double *at_s, IterationCost *out)
 static void return_dense(const Workload *work, const ClockedLayer *of, double *at_s)
 {
     const BundleCost *dense = of->last ? &of->cost->dense_return : &of->cost->dense_lap_return;
-    at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], at_s[CLOCK_CHAIN]);
+    at_s[CLOCK_RETURN] = later(at_s[CLOCK_RETURN], at_s[CLOCK_CHAIN]);
     advance_returns(work, at_s,
                     &(Returning){.step_s = dense->step_s,
                                  .port_s = dense->port_s,
@@ -364,11 +370,11 @@ static void pass_forward(const Workload *work, const ClockedLayer *of, double *a
                                  mix_window(work->spec->plan.pass, of->config, of->prefetch)};
     advance_queue(work, at_s, &gathering);
     double ready_s = at_s[CLOCK_CHAIN] + pass->before_s;
-    double start_s = fmax(ready_s, at_s[CLOCK_QUEUE]);
+    double start_s = later(ready_s, at_s[CLOCK_QUEUE]);
     for (uint32_t j = 0; j < work->spec->cluster.level_count; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
         *port_s += (of->first ? cost->port_gather_s[j] : cost->port_again_s[j]) + pass->port_before_s[j];
-        start_s = fmax(start_s, *port_s);
+        start_s = later(start_s, *port_s);
         *port_s += pass->port_after_s[j];
     }
     note_read(at_s, start_s + pass->compute_s);
@@ -407,20 +413,20 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
                                      mix_outer_window(work, config, of->prefetch),
                                      mix_window(PASS_TRAINING, config, of->prefetch)};
         advance_queue(work, at_s, &gathering);
-        start_s = fmax(start_s, at_s[CLOCK_QUEUE]);
+        start_s = later(start_s, at_s[CLOCK_QUEUE]);
     }
     if (returns_are_limited(work, config->regather))
-        start_s = fmax(start_s, returns_before(at_s));
+        start_s = later(start_s, returns_before(at_s));
     uint32_t levels = work->spec->cluster.level_count;
     for (uint32_t j = 0; j < levels; j++) {
         double *port_s = &at_s[CLOCK_PORT + j];
         *port_s += pass->port_before_s[j] + cost->port_again_s[j];
-        start_s = fmax(start_s, *port_s);
+        start_s = later(start_s, *port_s);
         *port_s += pass->port_after_s[j];
     }
     double computed_s = start_s + pass->compute_s;
     note_read(at_s, computed_s);
-    at_s[CLOCK_RETURN] = fmax(at_s[CLOCK_RETURN], computed_s);
+    at_s[CLOCK_RETURN] = later(at_s[CLOCK_RETURN], computed_s);
     const Returning returning = {.step_s = of->last ? cost->reduce_s : cost->lap_reduce_s,
                                  .port_s = of->last ? cost->port_reduce_s : cost->port_lap_reduce_s,
                                  .saved_s = experts_join_saves_s(work, of->layer, cost, config, BUNDLE_RETURN),
@@ -620,7 +626,7 @@ static double add_lap(CostCache *cache, ClockedLayer of, Clock clock, IterationC
         of.layer = k;
         clock_backward(work, &of, &clock, out);
     }
-    double end_s = fmax(clock.at_s[CLOCK_CHAIN], returned_s(work, clock.at_s));
+    double end_s = later(clock.at_s[CLOCK_CHAIN], returned_s(work, clock.at_s));
     out->return_s += end_s - clock.at_s[CLOCK_CHAIN];
     out->return_s += spec_regathers_embedding(work->spec) ? words_return_s(work) : 0;
     out->other_s += loss_backward_s(work) + embedding_sums_s(work);
@@ -688,7 +694,7 @@ double cost_gradient_wait_s(const Workload *work, const Mix *mix, Dispatch dispa
     CostCache cache = {.work = work, .mix = mix, .dispatch = dispatch, .without_gradients = true};
     add_costs(&cache, &without);
     cost_mix(work, mix, dispatch, &with);
-    return fmax(0, with.gather_wait_s - without.gather_wait_s);
+    return later(0, with.gather_wait_s - without.gather_wait_s);
 }
 
 Mix mix_uniform(const Workload *work, const Config *config, uint32_t prefetch, Arena *arena)

@@ -231,6 +231,7 @@ typedef struct {
     uint32_t prefetch;
     Dispatch dispatch;
     Footprint footprint;
+    double lowered_bytes; // of the whole plan; 0: not known
 } Slot;
 
 // Of specs that are alike in all that memory depends on.
@@ -330,22 +331,30 @@ static uint32_t usual_prefetch(const Spec *spec, const Config *config, uint32_t 
     return spec->plan.pass == PASS_TRAINING && prefetch > PREFETCH_REGATHER ? PREFETCH_UNLIMITED : prefetch;
 }
 
+// Where the spec remembers what is measured.
+static Slot *measured_slot(const Spec *spec, const Mixing *mixing)
+{
+    Measured *of = find_measured(spec->footprints, spec);
+    if (2 * of->count >= of->capacity)
+        grow(spec->footprints, of);
+    Slot *slot = find_slot(of->slots, of->capacity, mixing);
+    if (!slot->used) {
+        *slot = (Slot){.used = true,
+                       .config = *mixing->config,
+                       .prefetch = mixing->prefetch,
+                       .dispatch = mixing->dispatch,
+                       .footprint = measure(spec, mixing)};
+        of->count++;
+    }
+    return slot;
+}
+
 Footprint footprint_measure(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch)
 {
     if (spec->model.abstract)
         return (Footprint){0};
     const Mixing mixing = {config, usual_prefetch(spec, config, prefetch), dispatch};
-    if (!spec->footprints)
-        return measure(spec, &mixing);
-    Measured *of = find_measured(spec->footprints, spec);
-    if (2 * of->count >= of->capacity)
-        grow(spec->footprints, of);
-    Slot *slot = find_slot(of->slots, of->capacity, &mixing);
-    if (!slot->used) {
-        *slot = (Slot){true, *config, mixing.prefetch, dispatch, measure(spec, &mixing)};
-        of->count++;
-    }
-    return slot->footprint;
+    return spec->footprints ? measured_slot(spec, &mixing)->footprint : measure(spec, &mixing);
 }
 
 double footprint_total(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch)
@@ -359,4 +368,35 @@ double footprint_lowered(const Workload *work, const Mix *mix, Dispatch dispatch
     double bytes = 0;
     plan_destroy(lower(work, mix, dispatch, &bytes));
     return bytes;
+}
+
+double footprint_exact(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch)
+{
+    const Spec *spec = work->spec;
+    const Mixing mixing = {config, usual_prefetch(spec, config, prefetch), dispatch};
+    Slot *slot = spec->footprints && !spec->model.abstract ? measured_slot(spec, &mixing) : NULL;
+    if (slot && slot->lowered_bytes > 0)
+        return slot->lowered_bytes;
+    Arena *arena = arena_create();
+    Mix mix = mix_uniform(work, config, prefetch, arena);
+    double bytes = footprint_lowered(work, &mix, dispatch);
+    arena_destroy(arena);
+    if (slot)
+        slot->lowered_bytes = bytes;
+    return bytes;
+}
+
+bool footprint_mix_fits(const Workload *work, const Mix *mix)
+{
+    static const double close = 1.005;
+    const Spec *spec = work->spec;
+    double memory = spec->cluster.device.memory_bytes, added = 0, shared = 0;
+    for (uint32_t k = 0; k < work->moe_count; k++) {
+        Footprint footprint = footprint_measure(spec, &mix->configs[k], mix->prefetch, spec->plan.dispatch);
+        added += footprint.per_layer_bytes;
+        shared = fmax(shared, footprint.shared_bytes);
+    }
+    if (added + shared <= memory || added + shared > close * memory)
+        return added + shared <= memory;
+    return footprint_lowered(work, mix, spec->plan.dispatch) <= memory;
 }

@@ -25,7 +25,10 @@ FootprintTable *footprint_table_create(Arena *arena);
 // What a rank needs according to the lowering, which has the last word.
 double footprint_lowered(const Workload *work, const Mix *mix, Dispatch dispatch);
 
-// What a rank needs with that configuration in all layers, bytes.
+// What a rank needs with that configuration in all layers, bytes: estimated, and according to the lowering.
 double footprint_total(const Spec *spec, const Config *config, uint32_t prefetch, Dispatch dispatch);
+double footprint_exact(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch);
+// Does the mix fit the device? By estimate; where that exceeds it by little, lowering decides.
+bool footprint_mix_fits(const Workload *work, const Mix *mix);
 
 #endif

@@ -15,6 +15,13 @@ const Spec *frugality_apply(const Spec *request, Frugality how, Arena *arena)
     return spec;
 }
 
+bool frugality_covers(Frugality first, Frugality second)
+{
+    bool dense = !second.regather_dense || (first.regather_dense && first.dense_levels <= second.dense_levels);
+    return dense && first.regather_embedding >= second.regather_embedding && first.recomputes >= second.recomputes &&
+           first.interleaves <= second.interleaves;
+}
+
 // Does keeping what so many outermost levels gathered differ from keeping one level less, and from keeping all?
 static bool keeps_between(const Spec *spec, uint32_t levels)
 {

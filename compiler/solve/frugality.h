@@ -17,6 +17,9 @@ enum { FRUGALITIES_MAX = 8 * (LEVELS_MAX + 1) };
 // Those that the plan block asks for, the largest memory first. Returns how many.
 size_t frugality_list(const Spec *spec, Frugality out[FRUGALITIES_MAX]);
 
+// Does the first save whatever the second saves? What does not fit the first way, does not fit the second.
+bool frugality_covers(Frugality first, Frugality second);
+
 // The same spec, planned that way; in the arena.
 const Spec *frugality_apply(const Spec *request, Frugality how, Arena *arena);
 

@@ -19,8 +19,9 @@ enum { CANDIDATES_MAX = 4096 };
 enum { LOWERED_MAX = 8 }; // candidates that are lowered to know which one is smallest, or whether those fit that may
 enum { CLOSE_LAYERS_MAX = 2000 }; // of deeper models estimates say which fit: lowering one takes a second
 
-static const double CLOSE = 1.03;  // times what there is: what is estimated to take so much may fit
-static const double PROMISING = 4; // times the best single choice: slower ones are no part of what is estimated
+static const double CLOSE = 1.03;   // times what there is: what is estimated to take so much may fit
+static const double HOPELESS = 1.1; // the same: what takes more fits in no way that saves less, either
+static const double PROMISING = 4;  // times the best single choice: slower ones are no part of what is estimated
 
 const char *const baseline_names[BASELINE_COUNT] = {"ep", "ep_dedup", "ep_inside", "gather"};
 
@@ -127,15 +128,6 @@ static double estimated_bytes(const Workload *work, const Config *config, uint32
     return footprint_total(work->spec, config, prefetch, dispatch);
 }
 
-static double exact_bytes(const Workload *work, const Config *config, uint32_t prefetch, Dispatch dispatch)
-{
-    Arena *arena = arena_create();
-    Mix mix = mix_uniform(work, config, prefetch, arena);
-    double bytes = footprint_lowered(work, &mix, dispatch);
-    arena_destroy(arena);
-    return bytes;
-}
-
 // Do gathers wait for the same under two prefetch depths?
 static bool is_alike(const Workload *work, const Config *config, uint32_t a, uint32_t b)
 {
@@ -195,15 +187,20 @@ static bool can_regather(const Spec *spec)
     return spec->plan.pass == PASS_TRAINING;
 }
 
-// Takes the configuration if it is faster than the candidate and fits; with replicas kept, and gathered again.
-static void price_kept_and_again(const Workload *work, Config config, Dispatch dispatch, MemoryOf memory_of,
+// Takes the configuration if it is faster than the candidate and fits; with replicas kept, and gathered again. Returns
+// whether saving more memory can gain nothing: the candidate is as fast as with all that is kept.
+static bool price_kept_and_again(const Workload *work, Config config, Dispatch dispatch, MemoryOf memory_of,
                                  Candidate *candidate)
 {
     bool regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
+    double kept_s = 0;
     do {
         Candidate other;
         IterationCost least; // where nothing waits for memory
         cost_uniform(work, &config, PREFETCH_UNLIMITED, dispatch, &least);
+        kept_s = config.regather ? kept_s : least.iteration_s;
+        if (candidate->fits && kept_s >= candidate->cost.iteration_s)
+            return true;
         if (candidate->fits && least.iteration_s >= candidate->cost.iteration_s)
             continue;
         price(work, &config, dispatch, estimated_bytes, &other);
@@ -214,6 +211,7 @@ static void price_kept_and_again(const Workload *work, Config config, Dispatch d
         if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
             *candidate = other;
     } while (regather && config_next_kept(work->spec, &config));
+    return candidate->fits && kept_s >= candidate->cost.iteration_s;
 }
 
 // In the way of saving memory that suits it, whichever is faster and fits: what is gathered, experts and dense weights,
@@ -227,11 +225,17 @@ static void price_baseline(const Workload *work, int baseline, MemoryOf memory_o
         return;
     price_kept_and_again(work, config, dispatch, memory_of, candidate);
     Frugality ways[FRUGALITIES_MAX];
+    bool settled[FRUGALITIES_MAX] = {false};
     size_t count = work->spec->model.abstract ? 0 : frugality_list(work->spec, ways);
     for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < i; j++)
+            settled[i] = settled[i] || (settled[j] && ways[i].interleaves == ways[j].interleaves &&
+                                        frugality_covers(ways[i], ways[j]));
+        if (settled[i])
+            continue;
         Arena *arena = arena_create();
         const Workload *frugal = workload_derive(frugality_apply(work->spec, ways[i], arena), arena);
-        price_kept_and_again(frugal, config, dispatch, memory_of, candidate);
+        settled[i] = price_kept_and_again(frugal, config, dispatch, memory_of, candidate);
         arena_destroy(arena);
     }
 }
@@ -246,7 +250,7 @@ static void price_baselines(const Workload *work, Solution *solution)
         price_baseline(work, b, estimated_bytes, baseline);
         bool barely = baseline->memory_bytes > work->spec->cluster.device.memory_bytes;
         if (baseline->fits && (barely || baseline->cost.iteration_s < solution->cost.iteration_s))
-            price_baseline(work, b, exact_bytes, baseline);
+            price_baseline(work, b, footprint_exact, baseline);
     }
 }
 
@@ -267,20 +271,24 @@ static int compare_candidates(const void *a, const void *b)
     return memcmp(left->config.domain, right->config.domain, sizeof(left->config.domain));
 }
 
+size_t planner_domain_count(const Spec *spec)
+{
+    size_t count = 1;
+    for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++)
+        count *= count_divisors(spec->cluster.levels[l].count);
+    return count;
+}
+
 // Every configuration, in no order and without a price.
 static bool list_configs(const Spec *spec, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
 {
     uint32_t levels = spec->cluster.level_count;
-    size_t choices[LEVELS_MAX], total = 1;
-    for (uint32_t l = 0; l < levels; l++) {
-        choices[l] = l < spec->replica_levels ? 1 : count_divisors(spec->cluster.levels[l].count);
-        total *= choices[l];
-        if (total > CANDIDATES_MAX) {
-            diag_error(diag, spec->cluster_span, "cluster '%s' allows more than %d combinations of domain sizes",
-                       spec->cluster.name, CANDIDATES_MAX);
-            diag_help(diag, "fix them with 'domain = { ... }' in the plan block, or merge levels");
-            return false;
-        }
+    size_t total = planner_domain_count(spec);
+    if (total > CANDIDATES_MAX) {
+        diag_error(diag, spec->cluster_span, "cluster '%s' allows more than %d combinations of domain sizes",
+                   spec->cluster.name, CANDIDATES_MAX);
+        diag_help(diag, "fix them with 'domain = { ... }' in the plan block, or merge levels");
+        return false;
     }
     bool regather = can_regather(spec);
     *candidates = arena_alloc_array(arena, total * (1 + levels), sizeof(**candidates));
@@ -288,13 +296,16 @@ static bool list_configs(const Spec *spec, Arena *arena, Diag *diag, Candidate *
     for (size_t index = 0; index < total; index++) {
         Config config = uniform_config(spec, false);
         size_t rest = index;
-        for (uint32_t l = levels; l-- > spec->replica_levels; rest /= choices[l])
-            config.domain[l] = nth_divisor(spec->cluster.levels[l].count, rest % choices[l]);
+        for (uint32_t l = levels; l-- > spec->replica_levels;) {
+            size_t choices = count_divisors(spec->cluster.levels[l].count);
+            config.domain[l] = nth_divisor(spec->cluster.levels[l].count, rest % choices);
+            rest /= choices;
+        }
         if (!spec_domain_is_valid(spec, config.domain))
             continue;
-        (*candidates)[(*count)++].config = config;
-        while (regather && config_next_kept(spec, &config))
-            (*candidates)[(*count)++].config = config;
+        do
+            (*candidates)[(*count)++] = (Candidate){.config = config, .domain_index = index};
+        while (regather && config_next_kept(spec, &config));
     }
     return true;
 }
@@ -330,53 +341,84 @@ static int compare_times(const void *a, const void *b)
     return compare_candidates(a, b);
 }
 
-static bool all_candidates_fit(const Workload *work, const Candidate *candidates, size_t count)
+// As late as possible, with its replicas gathered again or, where that frees nothing, kept: one of them takes least.
+// The first that may fit is enough.
+static double least_bytes(const Workload *work, const Config *of)
 {
+    const Spec *spec = work->spec;
+    Config config = *of;
+    double least = INFINITY;
+    for (int again = 0; again < 2 && !bytes_may_fit(work, least); again++) {
+        config.regather = again && can_regather(spec) && config_held_shards(spec, &config) > 1;
+        config.once = 0;
+        least = fmin(least, estimated_bytes(work, &config, 0, spec->plan.dispatch));
+    }
+    return least;
+}
+
+// Of those whose domains may fit, the fastest first; returns how many.
+static size_t list_fastest(const Workload *work, const bool *unfit, Arena *arena, Candidate **candidates)
+{
+    size_t listed, count = 0;
+    if (!list_configs(work->spec, arena, diag_create(arena), candidates, &listed))
+        return 0;
+    for (size_t i = 0; i < listed; i++) {
+        Candidate candidate = (*candidates)[i];
+        if (unfit && unfit[candidate.domain_index])
+            continue;
+        cost_uniform(work, &candidate.config, PREFETCH_UNLIMITED, work->spec->plan.dispatch, &candidate.cost);
+        (*candidates)[count++] = candidate;
+    }
+    qsort(*candidates, count, sizeof(**candidates), compare_times);
+    return count;
+}
+
+bool planner_all_fit(const Workload *work)
+{
+    Arena *arena = arena_create();
+    Candidate *candidates;
+    size_t count = list_fastest(work, NULL, arena, &candidates);
     bool all = true;
     for (size_t i = 0; i < count && all; i++) {
         Candidate fitted;
         fit(work, &candidates[i].config, work->spec->plan.dispatch, estimated_bytes, &fitted);
         all = fitted.fits;
     }
+    arena_destroy(arena);
     return all;
 }
 
-// As late as possible, with its replicas gathered again or, where that frees nothing, kept: one of them takes least.
-static bool domain_may_fit(const Workload *work, const Config *of)
+// Estimates admit; where lowering is to decide, it looks at those that seem too large by little.
+static bool admits(const Workload *work, bool exactly, int *lowered, const Candidate *of)
 {
-    const Spec *spec = work->spec;
-    Config config = *of;
-    bool fits = false;
-    for (int again = 0; again < 2 && !fits; again++) {
-        config.regather = again && can_regather(spec) && config_held_shards(spec, &config) > 1;
-        config.once = 0;
-        fits = bytes_may_fit(work, estimated_bytes(work, &config, 0, spec->plan.dispatch));
-    }
-    return fits;
+    if (of->fits || !may_fit(work, of) || !exactly || (*lowered)++ >= LOWERED_MAX)
+        return may_fit(work, of);
+    double bytes = footprint_exact(work, &of->config, of->prefetch, work->spec->plan.dispatch);
+    return bytes <= work->spec->cluster.device.memory_bytes;
 }
 
-Estimate planner_estimate(const Workload *work, Arena *arena)
+Estimate planner_estimate(const Workload *work, bool exactly, bool *unfit)
 {
+    Arena *arena = arena_create();
     Candidate *candidates;
-    size_t count;
     Dispatch dispatch = work->spec->plan.dispatch;
-    Estimate of = {.best_s = INFINITY, .least_s = INFINITY};
-    if (!list_configs(work->spec, arena, diag_create(arena), &candidates, &count))
-        return of;
-    for (size_t i = 0; i < count; i++)
-        cost_uniform(work, &candidates[i].config, PREFETCH_UNLIMITED, dispatch, &candidates[i].cost);
-    qsort(candidates, count, sizeof(*candidates), compare_times);
-    of.all_fit = all_candidates_fit(work, candidates, count);
-    of.least_s = count ? candidates[0].cost.iteration_s : INFINITY;
+    size_t count = list_fastest(work, unfit, arena, &candidates);
+    int lowered = 0;
+    Estimate of = {.best_s = INFINITY, .least_s = count ? candidates[0].cost.iteration_s : INFINITY};
     for (size_t i = 0; i < count && candidates[i].cost.iteration_s < of.best_s; i++) {
         Candidate fitted;
-        if (!domain_may_fit(work, &candidates[i].config))
+        double least = least_bytes(work, &candidates[i].config);
+        if (unfit && least > HOPELESS * work->spec->cluster.device.memory_bytes)
+            unfit[candidates[i].domain_index] = true;
+        if (!bytes_may_fit(work, least))
             continue;
         fit(work, &candidates[i].config, dispatch, estimated_bytes, &fitted);
         if (fitted.prefetch != PREFETCH_UNLIMITED)
             cost_uniform(work, &fitted.config, fitted.prefetch, dispatch, &candidates[i].cost);
-        of.best_s = may_fit(work, &fitted) ? fmin(of.best_s, candidates[i].cost.iteration_s) : of.best_s;
+        if (candidates[i].cost.iteration_s < of.best_s && admits(work, exactly, &lowered, &fitted))
+            of.best_s = candidates[i].cost.iteration_s;
     }
+    arena_destroy(arena);
     return of;
 }
 
@@ -391,7 +433,7 @@ static bool enumerate_promising(const Workload *work, Arena *arena, Diag *diag, 
         cost_uniform(work, &(*candidates)[i].config, PREFETCH_UNLIMITED, dispatch, &(*candidates)[i].cost);
     qsort(*candidates, *count, sizeof(**candidates), compare_times);
     size_t fitting = 0, taken = 0;
-    while (fitting < *count && !domain_may_fit(work, &(*candidates)[fitting].config))
+    while (fitting < *count && !bytes_may_fit(work, least_bytes(work, &(*candidates)[fitting].config)))
         fitting++;
     if (fitting == *count)
         *count = 0;
@@ -482,7 +524,7 @@ static const Candidate *smallest_candidate(const Choosing *c)
             break;
         last = smallest;
         smallest->memory_bytes =
-            fmax(smallest->memory_bytes, exact_bytes(c->work, &smallest->config, smallest->prefetch, dispatch));
+            fmax(smallest->memory_bytes, footprint_exact(c->work, &smallest->config, smallest->prefetch, dispatch));
     }
     return smallest;
 }
@@ -574,7 +616,7 @@ static bool lower_candidate(const Choosing *c, size_t index)
     Candidate *candidate = &c->solution->candidates[index];
     Config config = candidate->config;
     double estimated_s = candidate->cost.iteration_s;
-    price(c->work, &config, c->work->spec->plan.dispatch, exact_bytes, candidate);
+    price(c->work, &config, c->work->spec->plan.dispatch, footprint_exact, candidate);
     return candidate->fits && candidate->cost.iteration_s <= estimated_s;
 }
 

@@ -10,7 +10,8 @@
 // A configuration taken by every MoE layer, with its price.
 typedef struct {
     Config config;
-    uint32_t prefetch; // the deepest that fits; unlimited if nothing fits
+    size_t domain_index; // of its domain sizes among all: below planner_domain_count
+    uint32_t prefetch;   // the deepest that fits; unlimited if nothing fits
     IterationCost cost;
     double memory_bytes; // of one rank
     bool fits;
@@ -58,14 +59,20 @@ Dispatch baseline_dispatch(int baseline, const Spec *spec);
 // Every point of the choice, priced. Reports to `diag` when there are too many.
 bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates,
                        size_t *count) MUST_CHECK;
+size_t planner_domain_count(const Spec *spec);
+
 // Of single choices, by estimated memory.
 typedef struct {
     double best_s;  // of the fastest that may fit; infinite if none does
-    double least_s; // of the fastest, whatever its memory
-    bool all_fit;   // memory excludes none
+    double least_s; // of the fastest, whatever its memory, but for domains that were known not to fit
 } Estimate;
 
-Estimate planner_estimate(const Workload *work, Arena *arena);
+// `unfit`: NULL, or [planner_domain_count] domains that do not fit by far, to which those are added that are found on
+// the way.
+// `exactly`: some of those that are estimated to take a little too much are lowered, which decides.
+Estimate planner_estimate(const Workload *work, bool exactly, bool *unfit);
+// Is there room for every single choice?
+bool planner_all_fit(const Workload *work);
 // Fills everything. False after reporting; *infeasible tells whether it is because nothing fits.
 bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag, Solution *solution,
                    bool *infeasible) MUST_CHECK;

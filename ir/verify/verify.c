@@ -4,6 +4,7 @@
 #include "ir/verify/verify.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "ir/bundle.h"
 #include "ir/schema.h"
@@ -225,15 +226,62 @@ static void verify_repeated_use(const Verifier *verifier, Laps laps, bool access
     arena_destroy(of.scratch);
 }
 
+typedef struct {
+    uint64_t begin, end;
+    bool holds_more;
+} Extent;
+
+static int compare_extents(const void *a, const void *b)
+{
+    uint64_t x = ((const Extent *)a)->begin, y = ((const Extent *)b)->begin;
+    return (x > y) - (x < y);
+}
+
+// Has the buffer places for values that so many laps do not reach?
+static bool holds_more(const Plan *plan, const Buffer *buffer, Laps laps)
+{
+    uint32_t reached = buffer->span == SPAN_ALL ? laps.count * laps.each : laps.each;
+    return (buffer->span == SPAN_ALL || buffer->span == SPAN_LAP_ALL) && plan_buffer_values(plan, buffer) > reached;
+}
+
+// Do such buffers share memory with others?
+static bool places_are_shared(const Plan *plan, Laps laps)
+{
+    Arena *scratch = arena_create();
+    Extent *extents = arena_alloc_array(scratch, (size_t)plan->buffer_count + 1, sizeof(*extents));
+    uint32_t count = 0;
+    for (uint32_t b = 0; b < plan->buffer_count; b++) {
+        const Buffer *buffer = &plan->buffers[b];
+        uint64_t bytes;
+        if (plan_buffer_bytes(plan, buffer, &bytes) && bytes > 0)
+            extents[count++] = (Extent){buffer->offset, buffer->offset + bytes, holds_more(plan, buffer, laps)};
+    }
+    qsort(extents, count, sizeof(*extents), compare_extents);
+    uint64_t end = 0, end_of_more = 0; // of those that begin before
+    bool shared = false;
+    for (uint32_t i = 0; i < count && !shared; i++) {
+        const Extent *of = &extents[i];
+        shared = of->begin < (of->holds_more ? end : end_of_more);
+        end = of->end > end ? of->end : end;
+        if (of->holds_more)
+            end_of_more = of->end > end_of_more ? of->end : end_of_more;
+    }
+    arena_destroy(scratch);
+    return shared;
+}
+
 // Several micro-batches one after another: what they share is not read before it is written, nor written while it is
 // read, and what is alive together does not share memory. Of more than enough, so many have what can happen in all, but
-// for the places of values: where a buffer holds those of all micro-batches, each lies elsewhere.
+// for the places of values: where a buffer holds those of all micro-batches, each lies elsewhere. All are unrolled
+// where other buffers lie there, too.
 static void verify_unrolled(Verifier *verifier)
 {
-    Laps all = plan_laps(verifier->written), enough = plan_laps_at_most(verifier->written, UNROLL_ENOUGH);
+    const Plan *plan = verifier->written;
+    Laps all = plan_laps(plan), enough = plan_laps_at_most(plan, UNROLL_ENOUGH);
     if (!verifier->report->total)
         verify_repeated_use(verifier, enough, true);
-    if ((all.each > enough.each || all.count > enough.count) && !verifier->report->total)
+    if ((all.each > enough.each || all.count > enough.count) && !verifier->report->total &&
+        places_are_shared(plan, enough))
         verify_repeated_use(verifier, all, false);
 }
 

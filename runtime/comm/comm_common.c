@@ -211,7 +211,8 @@ void comm_tally_delivered(CommTally *tally, uint32_t member, double now_s)
 
 CommTime *comm_tally_of(CommTally *tally, const Exchange *exchange)
 {
-    return exchange->carries == CARRIES_WEIGHTS ? &tally->gather : &tally->exchange;
+    bool rows = exchange->carries == CARRIES_ROWS || exchange->carries == CARRIES_COUNTS;
+    return rows ? &tally->exchange : &tally->gather;
 }
 
 void comm_tally_end(CommTally *tally, CommTime *kind, double now_s)

@@ -27,7 +27,7 @@ void comm_tally_begin(CommTally *tally, uint32_t own, double now_s);
 void comm_tally_came(CommTally *tally, uint32_t member, double now_s);
 void comm_tally_delivered(CommTally *tally, uint32_t member, double now_s);
 void comm_tally_end(CommTally *tally, CommTime *kind, double now_s);
-// What an exchange's time counts as: `gather` of weights, else `exchange`.
+// What an exchange's time counts as: `exchange` of rows and their counts; `gather` of weights, gradients and sums.
 CommTime *comm_tally_of(CommTally *tally, const Exchange *exchange);
 // Adds to the totals; `ranks` are the members'.
 void comm_tally_add(CommTally *tally, uint32_t members, const uint64_t *ranks, CommTimes *totals, bool reset);

@@ -408,8 +408,7 @@ static bool carrier_exchange(Comm *base, int number, const Exchange *exchange, F
     bool gathers = exchange->send_layout == ROWS_SAME && comm->link->carrier.all_gather;
     bool ok = exchange->carries == CARRIES_COUNTS ||
               (gathers ? carry_gather(comm, number, exchange, fault) : carry_rows(comm, number, exchange, fault));
-    bool rows = exchange->carries == CARRIES_ROWS || exchange->carries == CARRIES_COUNTS;
-    comm_tally_end(&channel->tally, rows ? &channel->tally.exchange : &channel->tally.gather, clock_now_s());
+    comm_tally_end(&channel->tally, comm_tally_of(&channel->tally, exchange), clock_now_s());
     return ok;
 }
 

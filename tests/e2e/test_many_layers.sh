@@ -32,8 +32,8 @@ model 10000 training '8.89 GB' >binding.hep
 limited 30 binding.hep -o binding.hepb >out 2>err || fail "10,000 layers that memory binds: code $?, $(cat err)"
 
 # Several micro-batches that fit in laps of few alone: why larger laps do not fit is not asked of each.
-model 3000 training '2.7 GB' 'micro_batches = 16' 16 >laps.hep
-limited 30 laps.hep -o laps.hepb >out 2>err || fail "3000 layers in laps: code $?, $(cat err)"
+model 10000 training '8.9 GB' 'micro_batches = 16' 16 >laps.hep
+limited 30 laps.hep -o laps.hepb >out 2>err || fail "10,000 layers in laps: code $?, $(cat err)"
 
 # A time limit ends the search and what follows it; too little memory is said at once.
 model 600 training '0.64 GB' >binding.hep
