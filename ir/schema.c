@@ -16,6 +16,8 @@
     BRACED(.key = (text), .offset = offsetof(struct_type, member), .positional = true, .type = FIELD_##takes)
 #define MAYBE(struct_type, text, member, takes)                                                                        \
     BRACED(.key = (text), .offset = offsetof(struct_type, member), .optional = true, .type = FIELD_##takes)
+#define ADDED(struct_type, text, member, takes)                                                                        \
+    BRACED(.key = (text), .offset = offsetof(struct_type, member), .added = true, .type = FIELD_##takes)
 
 static const RecordInfo records[RECORD_COUNT] = {
     [RECORD_CLUSTER] = {.keyword = "cluster", .fields = {FIRST(Cluster, "name", name, NAME)}},
@@ -86,9 +88,9 @@ static const RecordInfo records[RECORD_COUNT] = {
                     FIELD(Plan, "gradient_ratio", experts.gradient_ratio, NUMBER),
                     MAYBE(Plan, "whole_levels", experts.whole_levels, U32),
                     MAYBE(Plan, "dense_codec", dense.codec, ONE_OF(codec)),
-                    MAYBE(Plan, "dense_ratio", dense.ratio, NUMBER),
+                    ADDED(Plan, "dense_ratio", dense.ratio, NUMBER),
                     MAYBE(Plan, "dense_gradient", dense.gradient, ONE_OF(gradient)),
-                    MAYBE(Plan, "dense_gradient_ratio", dense.gradient_ratio, NUMBER),
+                    ADDED(Plan, "dense_gradient_ratio", dense.gradient_ratio, NUMBER),
                     MAYBE(Plan, "dense_whole_levels", dense.whole_levels, U32),
                     MAYBE(Plan, "whole_iterations", whole_iterations, U32),
                     MAYBE(Plan, "tokens_dispatch", tokens[WAY_DISPATCH], ONE_OF(token_format)),

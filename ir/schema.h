@@ -61,6 +61,7 @@ typedef struct {
     FieldUnit unit;
     bool positional; // the text form leaves the key out; these come first
     bool optional;   // the text form leaves the field out where it is 0, NONE or the first word
+    bool added;      // older text forms lack the field, which then is as plan_create leaves it
     size_t offset;   // in the record's struct
 } Field;
 

@@ -370,7 +370,7 @@ static int run_from(Options *options, const Plan *plan, const World *world, bool
     options->job.state_asked = &signals_state_asked;
     options->job.tell_state = show_state;
     options->job.tell_ending = show_ending;
-    signals_catch(options->signal);
+    signals_heed();
     if (options->job.emulate_links && !options->job.comm) // processes do not emulate
         warn_of_emulation(&plan->cluster);
     bool ok = job_run(plan, &options->job, &result, &fault);
@@ -423,7 +423,7 @@ static int calibrate(const Options *options, const CalibrateDevice *device, cons
     Calibration calibration;
     Fault fault = {0};
     int code = FAULT_NONE;
-    signals_catch(options->signal);
+    signals_heed();
     if (options->job.emulate_links && is_first)
         warn_of_emulation(cluster);
     bool ok = calibrate_run(&calibrate, &calibration, &fault);
@@ -525,6 +525,17 @@ static bool has_engine(JobOptions *job, const CudaPlugin **plugin)
 
 // ---- the program -----------------------------------------------------------------------------
 
+static bool tells_early_end; // of processes their launcher says how they end
+
+// `second`: that signal, as after a default action; 0: the first, before there was an iteration to end.
+static void end_by_signal(int second)
+{
+    static const char line[] = "hep-run: interrupted before the first iteration\n";
+    ssize_t ignored = second == 0 && tells_early_end ? write(STDERR_FILENO, line, sizeof(line) - 1) : 0;
+    (void)ignored; // the exit code says it, too
+    _exit(second == 0 ? exit_code_of(FAULT_INTERRUPTED) : 128 + second);
+}
+
 typedef struct {
     int argc;
     char **argv;
@@ -551,6 +562,8 @@ static void prepare(void *context)
         program->code = (int)fault.kind;
         return;
     }
+    tells_early_end = !launcher_find(false);
+    signals_catch(program->options.signal, end_by_signal);
     if (!check_launcher(&program->options)) {
         program->code = FAULT_USAGE;
         return;

@@ -12,6 +12,9 @@
 atomic_int signals_asked;
 atomic_int signals_state_asked;
 static atomic_llong asked_ms; // CLOCK_MONOTONIC, of the first that asked for the end
+static atomic_bool heeded;
+static int chosen_signal;
+static void (*end_at_once)(int second);
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "signal handlers must not take locks");
 
 // `timeout`, shells and launchers may signal a process and its group: what comes so soon is the same request.
@@ -57,11 +60,15 @@ static long long now_ms(void)
 static void on_end(int number)
 {
     int none = 0;
+    if (!atomic_load(&heeded))
+        end_at_once(0);
     if (atomic_load(&signals_asked) == 0)
         atomic_store(&asked_ms, now_ms());
     if (atomic_compare_exchange_strong(&signals_asked, &none, number) ||
         now_ms() - atomic_load(&asked_ms) < SAME_REQUEST_MS)
         return;
+    if (number == SIGURG) // of these the only one that by default ends nothing
+        end_at_once(number);
     signal(number, SIG_DFL);
     raise(number); // delivered when this handler returns
 }
@@ -96,15 +103,28 @@ void signals_prepare(void)
     signal(SIGXFSZ, SIG_IGN);
 }
 
-void signals_catch(int chosen)
+static void catch_all(void)
 {
-    catch_one(SIGUSR1, on_state);
-    catch_one(SIGINT, on_end);
-    catch_one(SIGTERM, on_end);
     if (ignores_hangup)
         signal(SIGHUP, SIG_IGN);
     else
         catch_one(SIGHUP, on_end);
-    if (chosen != 0)
-        catch_one(chosen, on_end);
+    catch_one(SIGUSR1, on_state);
+    catch_one(SIGINT, on_end);
+    catch_one(SIGTERM, on_end);
+    if (chosen_signal != 0)
+        catch_one(chosen_signal, on_end);
+}
+
+void signals_catch(int chosen, void (*end)(int second))
+{
+    chosen_signal = chosen;
+    end_at_once = end;
+    catch_all();
+}
+
+void signals_heed(void)
+{
+    atomic_store(&heeded, true);
+    catch_all(); // libraries that were loaded meanwhile may have taken some
 }

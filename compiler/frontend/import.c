@@ -385,9 +385,12 @@ bool import_model(AstEntry *block, SpecModel *model, Environment *environment, A
     cJSON *json = import_load(arena, diag, in.place, in.path, CONFIG_BYTES_MAX, false);
     if (!json)
         return false;
-    import_choose_config(&in, json);
     Sizes sizes = {0};
-    bool good = read_config(&in, &sizes, model);
+    bool good = import_is_searchable(&in, json);
+    if (good) {
+        import_choose_config(&in, json);
+        good = read_config(&in, &sizes, model);
+    }
     if (good)
         import_report_unknown(&in, sizes.layers);
     good = good && complete(&in, block);

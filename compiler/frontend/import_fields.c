@@ -368,6 +368,22 @@ static bool is_part(const cJSON *item)
     return true;
 }
 
+static size_t count_members(const cJSON *object, uint32_t depth)
+{
+    size_t count = 0;
+    for (const cJSON *item = object->child; item; item = item->next)
+        count += 1 + (depth < CONFIG_DEPTH_MAX && is_part(item) ? count_members(item, depth + 1) : 0);
+    return count;
+}
+
+bool import_is_searchable(Importer *in, const cJSON *file)
+{
+    size_t count = count_members(file, 0);
+    if (count > CONFIG_MEMBERS_MAX)
+        import_error(in, "%zu members are more than the configuration of a model has", count);
+    return count <= CONFIG_MEMBERS_MAX;
+}
+
 static const cJSON *find_within(const cJSON *object, const char *name, uint32_t depth)
 {
     const cJSON *found = cJSON_GetObjectItemCaseSensitive(object, name);

@@ -7,7 +7,7 @@
 
 #include "compiler/frontend/check_keys.h"
 
-enum { ALIASES_MAX = 12, CONFIG_DEPTH_MAX = 8 };
+enum { ALIASES_MAX = 12, CONFIG_DEPTH_MAX = 8, CONFIG_MEMBERS_MAX = 20000 };
 
 // What a quantity is called in one family or another, and the key that it becomes; KEY_COUNT if it is none by itself.
 typedef struct {
@@ -67,6 +67,8 @@ void import_give(Text *keys, const char *key, double value, const char *source);
 void import_error(Importer *in, const char *format, ...) PRINTF_LIKE(2, 3);
 // A field that was read, and may mean something else.
 void import_doubt(Importer *in, const char *format, ...) PRINTF_LIKE(2, 3);
+// False and an error where there are more members to look through, for every name, than a configuration has.
+bool import_is_searchable(Importer *in, const cJSON *file);
 // Which object describes the text model: fills `at`.
 void import_choose_config(Importer *in, const cJSON *file);
 // Warns of doubts, and of every member that nobody read and that may be structure.

@@ -2,6 +2,7 @@
 // Owns nothing; who prints it and what it ends are decided by the callers.
 #include "ir/base/fault.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -36,4 +37,9 @@ bool fault_prefix(Fault *fault, const char *format, ...)
     memcpy(fault->message, context, length);
     fault->message[sizeof(fault->message) - 1] = '\0';
     return false;
+}
+
+FaultKind fault_kind_of(int error)
+{
+    return error == ENOMEM ? FAULT_MEMORY : FAULT_IO;
 }

@@ -53,4 +53,7 @@ bool fault_reported(Fault *fault, FaultKind kind);
 // returns false, too.
 bool fault_prefix(Fault *fault, const char *format, ...) PRINTF_LIKE(2, 3);
 
+// What a failed call of the system on a file is, by its errno: memory that has run out is not the file's fault.
+FaultKind fault_kind_of(int error);
+
 #endif

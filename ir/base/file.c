@@ -19,7 +19,7 @@ enum { LINKS_MAX = 40 };
 static bool system_fault(int code, Fault *fault)
 {
     const char *reason = strerrordesc_np(code); // static storage, unlike strerror's
-    return fault_set(fault, FAULT_IO, "%s", reason ? reason : "unknown error");
+    return fault_set(fault, fault_kind_of(code), "%s", reason ? reason : "unknown error");
 }
 
 static bool read_descriptor(int file, size_t limit_bytes, char **data, size_t *length, Fault *fault)

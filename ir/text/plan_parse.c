@@ -317,7 +317,7 @@ static bool parse_fields(Parser *parser, RecordKind kind, void *record, Span key
     }
     bool complete = true;
     for (int f = 0; info->fields[f].key; f++) {
-        if (!given[f] && !info->fields[f].optional) {
+        if (!given[f] && !info->fields[f].optional && !info->fields[f].added) {
             diag_error(parser->diag, keyword, "this '%s' misses '%s'", info->keyword, info->fields[f].key);
             complete = false;
         }

@@ -444,7 +444,7 @@ bool reference_run(const Reference *reference, const ReferenceInput *input, doub
         return false;
     if (!run_begin(&run, reference, input->rank, x)) {
         run_end(&run);
-        return fault_set(fault, FAULT_MEMORY, "not enough memory for the reference of rank %llu",
+        return fault_set(fault, FAULT_MEMORY, "out of memory for the reference of rank %llu",
                          (unsigned long long)input->rank);
     }
     embed(&run, input->tokens);
@@ -467,9 +467,9 @@ Reference *reference_create(const Plan *plan, uint64_t seed, Fault *fault)
 {
     Reference *reference = plan->model.abstract ? NULL : malloc(sizeof(*reference));
     if (!reference) {
-        fault_set(fault, FAULT_RUN,
+        fault_set(fault, plan->model.abstract ? FAULT_RUN : FAULT_MEMORY,
                   plan->model.abstract ? "model '%s' gives volumes, not dimensions: nothing to compute"
-                                       : "not enough memory for the reference of '%s'",
+                                       : "out of memory for the reference of '%s'",
                   plan->model.name);
         return NULL;
     }

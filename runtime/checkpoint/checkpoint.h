@@ -11,24 +11,45 @@
 #include "runtime/engine/engine.h"
 #include "runtime/training/data.h"
 
-// What changes how a training goes on, in the words of the language.
+// What changes how a training goes on, in the words of the language: X(name, its value, the table of its words or NULL)
 #define HEP_SETTINGS(X)                                                                                                \
-    X(learning_rate)                                                                                                   \
-    X(beta1)                                                                                                           \
-    X(beta2) X(epsilon) X(weight_decay) X(warmup) X(decay) X(final_rate) X(clip) X(balance) X(batch) X(capacity)
+    X(learning_rate, training->learning_rate, NULL)                                                                    \
+    X(beta1, training->beta1, NULL)                                                                                    \
+    X(beta2, training->beta2, NULL)                                                                                    \
+    X(epsilon, training->epsilon, NULL)                                                                                \
+    X(weight_decay, training->weight_decay, NULL)                                                                      \
+    X(warmup, training->warmup, NULL)                                                                                  \
+    X(decay, training->decay, NULL)                                                                                    \
+    X(final_rate, training->final_rate, NULL)                                                                          \
+    X(clip, training->clip, NULL)                                                                                      \
+    X(balance, training->balance, NULL)                                                                                \
+    X(batch, plan->model.batch, NULL)                                                                                  \
+    X(capacity, plan->capacity, NULL)                                                                                  \
+    X(micro_batches, plan->micro_batches, NULL)                                                                        \
+    X(ranks, cluster_gpus(&plan->cluster), NULL)                                                                       \
+    X(routing, routing, &routing_table)                                                                                \
+    X(codec, plan->experts.codec, &codec_names)                                                                        \
+    X(ratio, plan->experts.ratio, NULL)                                                                                \
+    X(gradient, plan->experts.gradient, &gradient_names)                                                               \
+    X(gradient_ratio, plan->experts.gradient_ratio, NULL)                                                              \
+    X(dense_codec, plan->dense.codec, &codec_names)                                                                    \
+    X(dense_gradient, plan->dense.gradient, &gradient_names)                                                           \
+    X(whole_iterations, plan->whole_iterations, NULL)                                                                  \
+    X(sync_every, plan->sync.every, NULL)                                                                              \
+    X(tokens_dispatch, plan->tokens[WAY_DISPATCH], &token_format_names)                                                \
+    X(tokens_combine, plan->tokens[WAY_COMBINE], &token_format_names)
 enum {
-#define SETTING(name) SETTING_##name,
+#define SETTING(name, ...) SETTING_##name,
     HEP_SETTINGS(SETTING)
 #undef SETTING
         SETTING_COUNT
 };
 
 typedef struct {
-    bool known;
-    double values[SETTING_COUNT];
+    double values[SETTING_COUNT]; // NAN: not known
 } SavedSettings;
 
-SavedSettings settings_of(const Plan *plan, const TrainingSettings *training);
+SavedSettings settings_of(const Plan *plan, const TrainingSettings *training, Routing routing);
 // "learning_rate 0.01, was 0.003; ...": appends nothing where nothing differs or is known.
 void settings_compare(const SavedSettings *there, const SavedSettings *here, Text *out);
 

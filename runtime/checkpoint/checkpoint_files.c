@@ -17,7 +17,7 @@ static const char step_prefix[] = "step-", unfinished[] = ".tmp";
 
 static bool io_fault(Fault *fault, const char *path)
 {
-    return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
+    return fault_set(fault, fault_kind_of(errno), "%s: %s", path, strerrordesc_np(errno));
 }
 
 char *checkpoint_join(const char *dir, const char *name)
@@ -155,6 +155,9 @@ static bool is_of_checkpoint(const char *name)
 
 bool checkpoint_remove(const char *path, Fault *fault)
 {
+    struct stat of;
+    if (lstat(path, &of) == 0 && S_ISLNK(of.st_mode))
+        return unlink(path) == 0 || io_fault(fault, path);
     DIR *dir = opendir(path);
     bool ok = dir || io_fault(fault, path);
     for (struct dirent *entry = dir ? readdir(dir) : NULL; ok && entry; entry = readdir(dir)) {
@@ -166,7 +169,7 @@ bool checkpoint_remove(const char *path, Fault *fault)
     }
     if (dir)
         closedir(dir);
-    return ok && (rmdir(path) == 0 || io_fault(fault, path));
+    return ok && (rmdir(path) == 0 || errno == ENOTEMPTY || errno == EEXIST || io_fault(fault, path));
 }
 
 bool checkpoint_remove_unfinished(const char *path, Fault *fault)

@@ -36,7 +36,8 @@ void checkpoint_step_name(char out[CHECKPOINT_NAME_MAX], uint64_t iteration, con
 void checkpoint_rank_name(char out[CHECKPOINT_NAME_MAX], uint64_t rank);
 char *checkpoint_join(const char *dir, const char *name); // malloc'ed
 bool checkpoint_sync_directory(const char *path, Fault *fault) MUST_CHECK;
-// Of a checkpoint, complete or not: its files, then itself, unless there is something else in it.
+// Of a checkpoint, complete or not: its files, then itself, unless there is something else in it. Of a link, no more
+// than the link.
 bool checkpoint_remove(const char *path, Fault *fault) MUST_CHECK;
 // Every unfinished checkpoint in a directory.
 bool checkpoint_remove_unfinished(const char *dir, Fault *fault) MUST_CHECK;

@@ -179,5 +179,6 @@ bool checkpoint_set_aside(const char *path, char **name, Fault *fault)
         text_format(&aside, "%s.aside%d", path, n);
     }
     *name = aside.data;
-    return rename(path, aside.data) == 0 || fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
+    return rename(path, aside.data) == 0 ||
+           fault_set(fault, fault_kind_of(errno), "%s: %s", path, strerrordesc_np(errno));
 }

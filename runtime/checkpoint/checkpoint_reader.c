@@ -77,7 +77,7 @@ static bool read_open_file(CheckpointReader *reader, const SavedFile *file, cons
         if (fault->kind != FAULT_NONE)
             return false;
         if (got < 0)
-            return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
+            return fault_set(fault, fault_kind_of(errno), "%s: %s", path, strerrordesc_np(errno));
         if (got == 0)
             break;
         crc = (uint32_t)crc32_z(crc, (const Bytef *)reader->chunk, (size_t)got);

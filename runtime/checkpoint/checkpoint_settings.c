@@ -4,45 +4,63 @@
 
 #include "runtime/checkpoint/checkpoint_internal.h"
 
-static const char *const names[SETTING_COUNT] = {
-#define SETTING(name) #name,
+static const Name routing_words[] = {
+#define ROUTING(name, word, doc) [ROUTING_##name] = {.text = word},
+    HEP_ROUTINGS(ROUTING)
+#undef ROUTING
+};
+static const NameTable routing_table = {"a routing", routing_words, ROUTING_COUNT};
+
+static const struct {
+    const char *name;
+    const NameTable *words;
+} known[SETTING_COUNT] = {
+#define SETTING(name, value, words) {#name, words},
     HEP_SETTINGS(SETTING)
 #undef SETTING
 };
 
-SavedSettings settings_of(const Plan *plan, const TrainingSettings *training)
+SavedSettings settings_of(const Plan *plan, const TrainingSettings *training, Routing routing)
 {
-    return (SavedSettings){.known = true,
-                           .values = {training->learning_rate, training->beta1, training->beta2, training->epsilon,
-                                      training->weight_decay, training->warmup, training->decay, training->final_rate,
-                                      training->clip, training->balance, plan->model.batch, plan->capacity}};
+#define SETTING(name, value, words) (double)(value),
+    return (SavedSettings){.values = {HEP_SETTINGS(SETTING)}};
+#undef SETTING
+}
+
+static const char *value_text(char out[FORMAT_MAX], size_t setting, double value)
+{
+    return known[setting].words ? name_text(known[setting].words, (int)value) : format_double(out, value);
 }
 
 void settings_compare(const SavedSettings *there, const SavedSettings *here, Text *out)
 {
     char then[FORMAT_MAX], now[FORMAT_MAX];
-    for (size_t s = 0; there->known && s < SETTING_COUNT; s++)
-        if (there->values[s] != here->values[s])
-            text_format(out, "%s%s %s, was %s", out->length > 0 ? "; " : "", names[s],
-                        format_double(now, here->values[s]), format_double(then, there->values[s]));
+    for (size_t s = 0; s < SETTING_COUNT; s++)
+        if (there->values[s] != here->values[s] && !isnan(there->values[s]))
+            text_format(out, "%s%s %s, was %s", out->length > 0 ? "; " : "", known[s].name,
+                        value_text(now, s, here->values[s]), value_text(then, s, there->values[s]));
 }
 
 void settings_print(const SavedSettings *settings, cJSON *root)
 {
-    cJSON *object = settings->known ? cJSON_AddObjectToObject(root, "settings") : NULL;
+    cJSON *object = cJSON_AddObjectToObject(root, "settings");
     for (size_t s = 0; object && s < SETTING_COUNT; s++)
-        cJSON_AddNumberToObject(object, names[s], settings->values[s]);
+        if (!isnan(settings->values[s]))
+            cJSON_AddNumberToObject(object, known[s].name, settings->values[s]);
 }
 
+// What an earlier version of the program did not write is not known.
 bool settings_parse(const cJSON *root, SavedSettings *out)
 {
     const cJSON *object = cJSON_GetObjectItemCaseSensitive(root, "settings");
-    out->known = object != NULL;
-    for (size_t s = 0; object && s < SETTING_COUNT; s++) {
-        const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, names[s]);
-        if (!cJSON_IsNumber(item) || !isfinite(item->valuedouble))
+    for (size_t s = 0; s < SETTING_COUNT; s++) {
+        const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, known[s].name);
+        const NameTable *words = known[s].words;
+        out->values[s] = item ? item->valuedouble : NAN;
+        if (item && (!cJSON_IsNumber(item) || !isfinite(item->valuedouble)))
             return false;
-        out->values[s] = item->valuedouble;
+        if (item && words && (fabs(item->valuedouble) > INT16_MAX || !name_text(words, (int)item->valuedouble)))
+            return false;
     }
     return true;
 }

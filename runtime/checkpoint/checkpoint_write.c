@@ -27,7 +27,7 @@ struct CheckpointDir {
 
 static bool io_fault(Fault *fault, const char *path)
 {
-    return fault_set(fault, FAULT_IO, "%s: %s", path, strerrordesc_np(errno));
+    return fault_set(fault, fault_kind_of(errno), "%s: %s", path, strerrordesc_np(errno));
 }
 
 // ---- the directory ---------------------------------------------------------------------------
@@ -236,9 +236,9 @@ static bool compare_equal(const Writer *writer, Fault *fault)
 static bool dir_begin(const char *unfinished, Fault *fault)
 {
     struct stat there;
-    if (stat(unfinished, &there) == 0 && !checkpoint_remove(unfinished, fault))
+    if (lstat(unfinished, &there) == 0 && !checkpoint_remove(unfinished, fault))
         return false;
-    return mkdir(unfinished, 0777) == 0 || io_fault(fault, unfinished);
+    return mkdir(unfinished, 0777) == 0 || errno == EEXIST || io_fault(fault, unfinished);
 }
 
 // A complete one is out of the way at once, whenever this is interrupted.
@@ -250,7 +250,7 @@ static bool discard(const CheckpointDir *dir, uint64_t iteration, Fault *fault)
     char *from = checkpoint_join(dir->path, name), *to = checkpoint_join(dir->path, ending);
     bool ok = rename(from, to) == 0 || errno == ENOENT || io_fault(fault, from);
     struct stat there;
-    ok = ok && (stat(to, &there) != 0 || checkpoint_remove(to, fault));
+    ok = ok && (lstat(to, &there) != 0 || checkpoint_remove(to, fault));
     free(from);
     free(to);
     return ok;

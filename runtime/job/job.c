@@ -82,7 +82,8 @@ static bool job_create(Job *job, Fault *fault)
     DataOptions data = {.path = options->data_path,
                         .sources = trains,
                         .validation_share = trains ? options->training.validation_share : 0,
-                        .validates = options->training.validate_every > 0};
+                        .validates = options->training.validate_every > 0,
+                        .interrupted = options->interrupted};
     atomic_store(&job->loss, NAN);
     if (!data_open(&data, &plan->model, &job->data, fault))
         return false;

@@ -215,8 +215,9 @@ bool job_training_open(Job *job, Fault *fault)
 {
     Comm *comm = job->options->comm;
     TrainingSettings settings = preflight_training(job->plan, job->options);
-    job->begin = (TrainingPoint){
-        .seed = job->options->seed, .data = job->data.identity, .settings = settings_of(job->plan, &settings)};
+    job->begin = (TrainingPoint){.seed = job->options->seed,
+                                 .data = job->data.identity,
+                                 .settings = settings_of(job->plan, &settings, job->options->routing)};
     if (!preflight_agree(comm, open_resumed(job, fault), fault) ||
         !preflight_agree(comm, same_files(job, fault), fault))
         return false;

@@ -44,11 +44,13 @@ static bool read_fault(const Data *data, ssize_t got, Fault *fault)
 }
 
 // Length, checksum and the largest byte.
-static bool look_through(Data *data, unsigned char *largest, Fault *fault)
+static bool look_through(Data *data, const atomic_int *interrupted, unsigned char *largest, Fault *fault)
 {
     unsigned char *piece = malloc(PIECE_BYTES);
     ssize_t got = -1;
-    while (piece && (got = read(data->descriptor, piece, PIECE_BYTES)) != 0) {
+    bool stopped = false;
+    while (piece && !stopped && (got = read(data->descriptor, piece, PIECE_BYTES)) != 0) {
+        stopped = interrupted && atomic_load(interrupted) != 0;
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
@@ -61,6 +63,8 @@ static bool look_through(Data *data, unsigned char *largest, Fault *fault)
     free(piece);
     if (!piece)
         return fault_set(fault, FAULT_MEMORY, "out of memory for --data %s", data->path);
+    if (stopped)
+        return fault_set(fault, FAULT_INTERRUPTED, "interrupted while --data was read");
     return got == 0 || read_fault(data, got, fault);
 }
 
@@ -74,7 +78,7 @@ bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fau
     out->descriptor = file_open_regular(options->path, fault);
     if (out->descriptor < 0)
         return fault_prefix(fault, "--data %s", options->path);
-    bool ok = look_through(out, &largest, fault);
+    bool ok = look_through(out, options->interrupted, &largest, fault);
     out->training = out->count - (size_t)((double)out->count * options->validation_share);
     out->identity.bytes = out->count;
     if (ok && check_file(options, dims, out, largest, fault))

@@ -3,6 +3,8 @@
 #ifndef HEP_DATA_H
 #define HEP_DATA_H
 
+#include <stdatomic.h>
+
 #include "ir/base/fault.h"
 #include "ir/model.h"
 
@@ -25,14 +27,15 @@ typedef struct {
 } Data;
 
 typedef struct {
-    const char *path;        // NULL: tokens are generated,
-    bool sources;            // from sources, or each by itself
-    double validation_share; // of the bytes, at the end of the file
-    bool validates;          // windows of that part will be asked for
+    const char *path;              // NULL: tokens are generated,
+    bool sources;                  // from sources, or each by itself
+    double validation_share;       // of the bytes, at the end of the file
+    bool validates;                // windows of that part will be asked for
+    const atomic_int *interrupted; // data_open ends when it becomes non-zero; may be NULL
 } DataOptions;
 
-// False and a fault if the file cannot be read, one of its parts has less than a rank's batch (sequences and the token
-// after each), or it has bytes that the vocabulary does not.
+// Reads a file once from end to end. False and a fault if it cannot be read, one of its parts has less than a rank's
+// batch (sequences and the token after each), or it has bytes that the vocabulary does not.
 bool data_open(const DataOptions *options, const ModelDims *dims, Data *out, Fault *fault) MUST_CHECK;
 void data_close(Data *data);
 

@@ -105,6 +105,7 @@ refused after_infinity "{\"limit\": Infinity, \"hidden_size\": oops}" 'bad.json:
 start=$(date +%s)
 refused layers "$(printf '%s' "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2}" | sed 's/"num_hidden_layers": 6/"num_hidden_layers": 1000000000/')" 'whole number from 1 to 10000, got 1000000000'
 refused long_list "{$small, \"num_experts\": 8, \"num_experts_per_tok\": 2, \"mlp_only_layers\": [$(seq -s, 0 200000)]}" "'mlp_only_layers' lists a layer that is none of the 6"
+refused members "{$small, $(seq -s, 200000 | sed -E 's/([0-9]+)/"k\1":1/g')}" '20000[0-9] members are more than the configuration of a model has'
 [ $(($(date +%s) - start)) -lt 60 ] || fail "absurd sizes take $(($(date +%s) - start)) s"
 refused empty '' 'not JSON'
 write nowhere.json ''

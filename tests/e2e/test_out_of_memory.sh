@@ -11,10 +11,11 @@ export TMPDIR=$work/tmp
 runs=24 # with allocations that fail, of each kind of command
 refused=0
 
-# starve PROGRAM ARGUMENTS...: writes into written/, which is empty afterwards unless the program was content.
+# starve PROGRAM ARGUMENTS...: writes into written/, which is empty afterwards unless the program was content. What
+# training keeps (kept/) stays there.
 starve() {
   local total stride at mode got
-  rm -rf written tmp
+  rm -rf written tmp kept
   mkdir written tmp
   "$@" >stdout 2>stderr </dev/null || { fail "'$*' fails with memory: $(cat stderr)"; return; }
   total=$(sed -nE 's/^allocations: ([0-9]+)$/\1/p' stderr)
@@ -22,7 +23,7 @@ starve() {
   stride=$((total / (runs / 2) + 1))
   for mode in '' -; do
     for ((at = 1; at <= total; at += stride)); do
-      rm -rf written tmp
+      rm -rf written tmp kept
       mkdir written tmp
       HEP_STARVE=$at$mode timeout 60 "$@" >stdout 2>stderr </dev/null
       got=$?
@@ -55,5 +56,9 @@ plan { pass = forward }
 HEP
 expect 0 '' "$HEPC" small.hep -o plan.hepb || finish
 starve "$hep_run_starved" plan.hepb --iterations 2 --json=written/run.json
+sed 's/pass = forward/pass = training/' small.hep >train.hep
+expect 0 '' "$HEPC" train.hep -o train.hepb || finish
+runs=16
+starve "$hep_run_starved" train.hepb --iterations 1 --check --losses kept.csv --overwrite --checkpoint kept
 [ "$refused" -ge 60 ] || fail "only $refused runs were refused memory"
 finish

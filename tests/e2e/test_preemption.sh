@@ -98,6 +98,38 @@ begin=$SECONDS
 kill -TERM $pid
 wait $pid
 [ $? = 143 ] && [ $((SECONDS - begin)) -le 2 ] || fail "a second signal: after $((SECONDS - begin)) s: $(cat err)"
+# Nor is one waited for twice that by default ends nothing.
+"${run[@]}" --emulate-links --checkpoint-signal URG slow.hepb 2>err &
+pid=$!
+caught $pid "$(kill -l URG)"
+for _ in $(seq 100); do kill -USR1 $pid; grep -q 'under way' err && break; sleep 0.05; done
+kill -URG $pid
+sleep 0.3
+kill -URG $pid
+wait $pid
+[ $? = $((128 + $(kill -l URG))) ] || fail "a second SIGURG: $(cat err)"
+# While a run begins there is nothing to keep: here, it waits for its plan.
+mkfifo late
+for signal in "${endings[@]}" USR2; do
+  "$HEP_RUN" --checkpoint-signal USR2 --checkpoint ck - <late 2>err &
+  pid=$!
+  exec 3>late
+  caught $pid "$(kill -l USR2)"
+  kill "-$signal" $pid
+  wait $pid
+  [ $? = 75 ] && [ "$(cat err)" = 'hep-run: interrupted before the first iteration' ] || fail "$signal at the beginning: $(cat err)"
+  exec 3>&-
+done
+# Or reads data, of which there are many.
+truncate -s 100G huge
+"${run[@]}" --data huge ep.hepb 2>err &
+pid=$!
+for _ in $(seq 100); do [ -e "$(find /proc/$pid/fd -lname "$PWD/huge")" ] && break; sleep 0.05; done
+begin=$SECONDS
+kill -TERM $pid
+wait $pid
+[ $? = 75 ] && [ $((SECONDS - begin)) -le 5 ] && grep -q '^hep-run: interrupted while --data was read' err || fail "data: $(cat err)"
+rm huge
 expect 2 "checkpoint-signal 'KILL': expected USR2, USR1, TERM, .* or URG" "$HEP_RUN" --checkpoint-signal KILL ep.hepb
 
 # A limit of file sizes, which kills programs that do not expect it, is an error like others. Nothing half is left.

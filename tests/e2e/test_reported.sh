@@ -63,6 +63,14 @@ assert json.load(open("other.json"))["resumed_otherwise"].startswith("learning_r
 assert "resumed_otherwise" not in json.load(open("same.json"))
 ' || fail "resumed_otherwise"
 
+# So does one with a plan that trains otherwise: each of these changes losses.
+sed 's/dcs = 2/dcs = 1/; s/pass = training/pass = training  micro_batches = 2  tokens = fp8  migration { codec = sr  ratio = 5 }/' \
+  model.hep >other.hep
+expect 0 '' "$HEPC" --domain gather other.hep -o other.hepb
+was='micro_batches 2, was 1; ranks 2, was 4; routing balanced, was learned; codec sr, was dense; ratio 5, was 1; tokens_dispatch fp8, was full; tokens_combine fp8, was full'
+expect 0 "warning: resumed with other settings than before: $was\$" "$HEP_RUN" other.hepb -n 1 --resume ck --routing balanced
+# Its log cannot have the columns of another plan.
+expect 3 'losses other.csv: its columns are those of a plan with another capacity' "$HEP_RUN" half.hepb -n 1 --losses other.csv
 # A loop passes over checkpoints that are damaged, says so, and keeps them; a --resume that is asked for does not.
 until6() { "${@:2}" "$HEP_RUN" --until 6 --resume "$1" --checkpoint "$1" --every 2 --losses "$1.csv" ep.hepb; }
 until6 whole 2>"$work/err" || fail "until: $(cat "$work/err")"
@@ -77,6 +85,12 @@ done
 rm -rf hurt && cp -r ck hurt && rm hurt/step-00000[24]/rank-00003
 expect 6 'step-000002/rank-00003: No such file' until6 hurt
 [ -e hurt/step-000002 ] || fail "the last of all was moved: $(ls hurt)"
+# What others put into a checkpoint stays when that is removed, and ends no run; of a link, the link is removed.
+rm -rf hurt && cp -r ck hurt && mv hurt/step-000004 elsewhere && ln -s ../elsewhere hurt/step-000004 && touch hurt/step-000002/note
+until6 hurt 2>"$work/err" || fail "a note, a link: $(cat "$work/err")"
+expect 0 '' "$HEP_RUN" --until 8 --resume hurt --checkpoint hurt --every 1 ep.hepb
+[ "$(find hurt -name note) $(ls hurt/step-00000[78]/manifest.json | wc -l)" = 'hurt/step-000002.tmp/note 2' ] &&
+  [ ! -L hurt/step-000004 ] && [ -e elsewhere/manifest.json ] || fail "a note, a link: $(ls -R hurt elsewhere)"
 if has_mpi ep.hepb; then
   rm -rf hurt && cp -r ck hurt && printf x | dd of=hurt/step-000004/rank-00002 bs=1 seek=60 conv=notrunc 2>"$work/err"
   expect 0 'warning: .*hurt/step-000004.aside, and the run resumes from hurt/step-000002' until6 hurt mpirun --oversubscribe -n 4

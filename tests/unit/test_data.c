@@ -37,7 +37,8 @@ static void fill(const Data *data, DataPart part, uint64_t seed, uint64_t rank, 
 static bool opens(const char *path, double share, bool validates, Data *data, Fault *fault)
 {
     *fault = (Fault){0};
-    return data_open(&(DataOptions){path, true, share, validates}, &dims, data, fault);
+    return data_open(&(DataOptions){.path = path, .sources = true, .validation_share = share, .validates = validates},
+                     &dims, data, fault);
 }
 
 Test(data, training_never_sees_what_is_held_out)

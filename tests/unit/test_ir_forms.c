@@ -67,6 +67,7 @@ static Plan *awkward_plan(void)
     plan->cluster.name = "two \"sites\" \\ caf\xc3\xa9";
     plan->model.name = "9 layers";
     plan->solver = "";
+    plan->dense.gradient_ratio = 0; // which the text form assumes to be 1 where it is missing
     plan->gap = 0.1 + 0.2;
     plan->iteration_s = 5e-324;
     plan->cluster.levels[0].latency_s = 1.7976931348623157e308;
