@@ -89,7 +89,8 @@ expect 6 'step-000002/rank-00003: No such file' until6 hurt
 rm -rf hurt && cp -r ck hurt && mv hurt/step-000004 elsewhere && ln -s ../elsewhere hurt/step-000004 && touch hurt/step-000002/note
 until6 hurt 2>"$work/err" || fail "a note, a link: $(cat "$work/err")"
 expect 0 '' "$HEP_RUN" --until 8 --resume hurt --checkpoint hurt --every 1 ep.hepb
-[ "$(find hurt -name note) $(ls hurt/step-00000[78]/manifest.json | wc -l)" = 'hurt/step-000002.tmp/note 2' ] &&
+[ "$(find hurt -name note)" = hurt/step-000002.tmp/note ] &&
+  [ -e hurt/step-000007/manifest.json ] && [ -e hurt/step-000008/manifest.json ] &&
   [ ! -L hurt/step-000004 ] && [ -e elsewhere/manifest.json ] || fail "a note, a link: $(ls -R hurt elsewhere)"
 if has_mpi ep.hepb; then
   rm -rf hurt && cp -r ck hurt && printf x | dd of=hurt/step-000004/rank-00002 bs=1 seek=60 conv=notrunc 2>"$work/err"
