@@ -568,38 +568,71 @@ static void add_traffic(const Workload *work, uint32_t layer, const LayerCost *c
     }
 }
 
-// Costs of layers, computed once for a run of equal layers under one configuration.
+// Costs of layers, computed once for equal layers under one configuration, of the few that mixes alternate between.
+enum { CACHED_MAX = 8 };
+
+typedef struct {
+    uint32_t kind;
+    Config config;
+    LayerCost cost;
+    PassCost passes[2]; // where the layer has experts
+} CachedCost;
+
 typedef struct {
     const Workload *work;
     const Mix *mix;
     Dispatch dispatch;
-    uint32_t layer; // of `cost`
-    Config config;
-    bool known, without_gradients;
-    LayerCost cost;
-    PassCost passes[2]; // where the layer has experts
+    bool without_gradients;
+    uint32_t count, oldest;
+    CachedCost costs[CACHED_MAX];
 } CostCache;
 
-static const LayerCost *cached_cost(CostCache *cache, uint32_t layer, uint32_t moe)
+// Costs are large, and of no meaning before `count`.
+static void begin_cache(CostCache *cache, const Workload *work, const Mix *mix, Dispatch dispatch)
 {
-    const LayerWork *layers = cache->work->layers;
-    static const Config none = {0};
-    const Config *config = layers[layer].is_moe ? &cache->mix->configs[moe] : &none;
-    if (!cache->known || layers[layer].kind != layers[cache->layer].kind || !config_equal(config, &cache->config)) {
-        cost_layer(cache->work, layer, config, cache->dispatch, &cache->cost);
-        for (uint32_t l = 0; l < LEVELS_MAX && cache->without_gradients; l++)
-            cache->cost.port_reduce_s[l] = cache->cost.dense_return.port_s[l] = cache->cost.port_lap_reduce_s[l] =
-                cache->cost.dense_lap_return.port_s[l] = 0;
-        for (int backward = 0; backward < 2 && layers[layer].is_moe; backward++)
-            cost_pass(cache->work, layer, &cache->cost, backward, &cache->passes[backward]);
-        cache->layer = layer;
-        cache->config = *config;
-        cache->known = true;
-    }
-    return &cache->cost;
+    cache->work = work;
+    cache->mix = mix;
+    cache->dispatch = dispatch;
+    cache->without_gradients = false;
+    cache->count = cache->oldest = 0;
 }
 
-static const Config no_config = {0};
+static void compute_cost(const CostCache *cache, uint32_t layer, CachedCost *out)
+{
+    const LayerWork *of = &cache->work->layers[layer];
+    cost_layer(cache->work, layer, &out->config, cache->dispatch, &out->cost);
+    for (uint32_t l = 0; l < LEVELS_MAX && cache->without_gradients; l++)
+        out->cost.port_reduce_s[l] = out->cost.dense_return.port_s[l] = out->cost.port_lap_reduce_s[l] =
+            out->cost.dense_lap_return.port_s[l] = 0;
+    for (int backward = 0; backward < 2 && of->is_moe; backward++)
+        cost_pass(cache->work, layer, &out->cost, backward, &out->passes[backward]);
+}
+
+static const CachedCost *cached_cost(CostCache *cache, uint32_t layer, uint32_t moe)
+{
+    const LayerWork *of = &cache->work->layers[layer];
+    static const Config none = {0};
+    const Config *config = of->is_moe ? &cache->mix->configs[moe] : &none;
+    for (uint32_t i = 0; i < cache->count; i++)
+        if (cache->costs[i].kind == of->kind && config_equal(config, &cache->costs[i].config))
+            return &cache->costs[i];
+    CachedCost *fresh = &cache->costs[cache->count < CACHED_MAX ? cache->count++ : cache->oldest++ % CACHED_MAX];
+    fresh->kind = of->kind;
+    fresh->config = *config;
+    compute_cost(cache, layer, fresh);
+    return fresh;
+}
+
+// The layer under the mix.
+static void clock_layer(CostCache *cache, uint32_t layer, uint32_t moe, ClockedLayer *of)
+{
+    static const Config none = {0};
+    const CachedCost *cached = cached_cost(cache, layer, moe);
+    of->layer = layer;
+    of->config = cache->work->layers[layer].is_moe ? &cache->mix->configs[moe] : &none;
+    of->cost = &cached->cost;
+    of->passes = cached->passes;
+}
 
 // One lap: where the time of its chain went, and when everything that it began is done.
 static double add_lap(CostCache *cache, ClockedLayer of, Clock clock, IterationCost *out)
@@ -607,11 +640,8 @@ static double add_lap(CostCache *cache, ClockedLayer of, Clock clock, IterationC
     const Workload *work = cache->work;
     double loss_s = iteration_loss_s(work);
     uint32_t moe = 0;
-    of.passes = cache->passes;
     for (uint32_t k = 0; k < work->layer_count; k++) {
-        of.config = work->layers[k].is_moe ? &cache->mix->configs[moe] : &no_config;
-        of.cost = cached_cost(cache, k, moe);
-        of.layer = k;
+        clock_layer(cache, k, moe, &of);
         clock_forward(work, &of, &clock, out);
         moe += work->layers[k].is_moe;
     }
@@ -621,9 +651,7 @@ static double add_lap(CostCache *cache, ClockedLayer of, Clock clock, IterationC
     clock = clock_begin_backward(work, clock.at_s[CLOCK_CHAIN] + loss_s);
     for (uint32_t k = work->layer_count; k-- > 0;) {
         moe -= work->layers[k].is_moe;
-        of.config = work->layers[k].is_moe ? &cache->mix->configs[moe] : &no_config;
-        of.cost = cached_cost(cache, k, moe);
-        of.layer = k;
+        clock_layer(cache, k, moe, &of);
         clock_backward(work, &of, &clock, out);
     }
     double end_s = later(clock.at_s[CLOCK_CHAIN], returned_s(work, clock.at_s));
@@ -661,7 +689,7 @@ static void add_costs(CostCache *cache, IterationCost *out)
     const Workload *work = cache->work;
     *out = (IterationCost){0};
     for (uint32_t k = 0, moe = 0; k < work->layer_count; moe += work->layers[k++].is_moe)
-        add_traffic(work, k, cached_cost(cache, k, moe), out->traffic);
+        add_traffic(work, k, &cached_cost(cache, k, moe)->cost, out->traffic);
     uint32_t laps = spec_laps(work->spec).count;
     ClockedLayer of = {.prefetch = cache->mix->prefetch, .first = true, .last = laps == 1};
     Clock begin = clock_begin(work);
@@ -684,14 +712,17 @@ static void add_costs(CostCache *cache, IterationCost *out)
 
 void cost_mix(const Workload *work, const Mix *mix, Dispatch dispatch, IterationCost *out)
 {
-    CostCache cache = {.work = work, .mix = mix, .dispatch = dispatch};
+    CostCache cache;
+    begin_cache(&cache, work, mix, dispatch);
     add_costs(&cache, out);
 }
 
 double cost_gradient_wait_s(const Workload *work, const Mix *mix, Dispatch dispatch)
 {
     IterationCost with, without;
-    CostCache cache = {.work = work, .mix = mix, .dispatch = dispatch, .without_gradients = true};
+    CostCache cache;
+    begin_cache(&cache, work, mix, dispatch);
+    cache.without_gradients = true;
     add_costs(&cache, &without);
     cost_mix(work, mix, dispatch, &with);
     return later(0, with.gather_wait_s - without.gather_wait_s);
