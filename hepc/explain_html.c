@@ -155,6 +155,9 @@ static void print_flip(const Explanation *e, const Sensitivity *s, const Flip *f
 static void print_sensitivities(const Explanation *e, Text *out)
 {
     char now[FORMAT_MAX];
+    if (e->is_too_deep)
+        text_format(out, "<p>Where another choice is faster is not looked for in models of more than %d layers.</p>\n",
+                    EXPLAIN_LAYERS_MAX);
     if (e->sensitivity_count == 0)
         return;
     text_append(out, "<h3>Where another choice would be faster, all else equal</h3>\n<div class=\"scroll\">"

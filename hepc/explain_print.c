@@ -199,6 +199,9 @@ static void print_flip(const Explanation *e, const Sensitivity *s, const Flip *f
 static void print_sensitivities(const Explanation *e, Text *out)
 {
     char now[FORMAT_MAX], margin[FORMAT_MAX];
+    if (e->is_too_deep)
+        text_format(out, "\nwhere another choice is faster is not looked for in models of more than %d layers\n",
+                    EXPLAIN_LAYERS_MAX);
     if (e->sensitivity_count == 0)
         return;
     text_format(out, "\nwhere another choice is more than %s %% faster, all else equal:\n",

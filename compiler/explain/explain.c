@@ -345,7 +345,7 @@ uint32_t explain_parts(const Explanation *e, ExplainPart parts[EXPLAIN_PARTS_MAX
 void explain_collect(const Workload *work, const PlannerOptions *options, const Solution *solution, Arena *arena,
                      Explanation *out)
 {
-    *out = (Explanation){.work = work, .solution = solution};
+    *out = (Explanation){.work = work, .solution = solution, .is_too_deep = work->layer_count > EXPLAIN_LAYERS_MAX};
     out->gradient_wait_s = cost_gradient_wait_s(work, &solution->mix, work->spec->plan.dispatch);
     collect_limits(work, options, solution, out);
     collect_runs(work, solution, arena, out);
@@ -354,6 +354,6 @@ void explain_collect(const Workload *work, const PlannerOptions *options, const 
         out->counted_s = counted_s(work, solution);
     if (solution->status == STATUS_FORCED)
         out->free_s = free_choice_s(work, options);
-    else
+    else if (!out->is_too_deep)
         collect_sensitivities(work, options, solution, arena, out);
 }

@@ -90,6 +90,9 @@ enum { MICRO_BATCH_ROWS_MAX = 8 }; // 1, 2, 4, ... 64, and as many as the plan h
 
 enum { LIMITS_MAX = LEVELS_MAX + 3, SENSITIVITIES_MAX = LEVELS_MAX + 3, EXPLAIN_SOLVES_MAX = 12 };
 
+// Of deeper models nothing is planned again for other quantities: each of some hundred plans takes seconds.
+enum { EXPLAIN_LAYERS_MAX = 1000 };
+
 extern const double EXPLAIN_MARGIN; // relative
 extern const double EXPLAIN_STEP;   // bytes/s: 1 Gbit/s
 extern const double EXPLAIN_EVEN;   // relative: so little slower is as good
@@ -103,13 +106,14 @@ typedef struct {
     uint32_t limit_count;
     ExplainLimit limits[LIMITS_MAX];
     uint32_t binding;           // index of the limit whose lifting saves most; limit_count if none does
-    uint32_t sensitivity_count; // 0 where the choice was forced
+    bool is_too_deep;           // EXPLAIN_LAYERS_MAX
+    uint32_t sensitivity_count; // 0 where the choice was forced, or the model is too deep
     Sensitivity sensitivities[SENSITIVITIES_MAX];
     uint32_t more_count;
     MoreBandwidth more[LEVELS_MAX];
-    uint32_t even_count; // 0 where the choice was forced
+    uint32_t even_count; // 0 likewise
     EvenPoint even[LEVELS_MAX + 1];
-    uint32_t micro_count; // 0 where the choice was forced, and where iterations have no micro-batches
+    uint32_t micro_count; // 0 likewise, and where iterations have no micro-batches
     MicroBatchRow micro[MICRO_BATCH_ROWS_MAX];
     double counted_s; // this plan if its exchanges were counted, where they are padded, else 0
     double free_s;    // the planner's own choice where one was forced, else 0
