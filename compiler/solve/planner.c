@@ -356,29 +356,25 @@ static double least_bytes(const Workload *work, const Config *of)
     return least;
 }
 
-// Of those whose domains may fit, the fastest first; returns how many.
-static size_t list_fastest(const Workload *work, const bool *unfit, Arena *arena, Candidate **candidates)
+// All, priced where nothing waits for memory, the fastest first.
+static bool list_fastest(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
 {
-    size_t listed, count = 0;
-    if (!list_configs(work->spec, arena, diag_create(arena), candidates, &listed))
-        return 0;
-    for (size_t i = 0; i < listed; i++) {
-        Candidate candidate = (*candidates)[i];
-        if (unfit && unfit[candidate.domain_index])
-            continue;
-        cost_uniform(work, &candidate.config, PREFETCH_UNLIMITED, work->spec->plan.dispatch, &candidate.cost);
-        (*candidates)[count++] = candidate;
+    if (!list_configs(work->spec, arena, diag, candidates, count))
+        return false;
+    for (size_t i = 0; i < *count; i++) {
+        Candidate *candidate = &(*candidates)[i];
+        cost_uniform(work, &candidate->config, PREFETCH_UNLIMITED, work->spec->plan.dispatch, &candidate->cost);
     }
-    qsort(*candidates, count, sizeof(**candidates), compare_times);
-    return count;
+    qsort(*candidates, *count, sizeof(**candidates), compare_times);
+    return true;
 }
 
 bool planner_all_fit(const Workload *work)
 {
     Arena *arena = arena_create();
     Candidate *candidates;
-    size_t count = list_fastest(work, NULL, arena, &candidates);
-    bool all = true;
+    size_t count = 0;
+    bool all = list_fastest(work, arena, diag_create(arena), &candidates, &count);
     for (size_t i = 0; i < count && all; i++) {
         Candidate fitted;
         fit(work, &candidates[i].config, work->spec->plan.dispatch, estimated_bytes, &fitted);
@@ -402,11 +398,15 @@ Estimate planner_estimate(const Workload *work, bool exactly, bool *unfit)
     Arena *arena = arena_create();
     Candidate *candidates;
     Dispatch dispatch = work->spec->plan.dispatch;
-    size_t count = list_fastest(work, unfit, arena, &candidates);
+    size_t count = 0;
     int lowered = 0;
-    Estimate of = {.best_s = INFINITY, .least_s = count ? candidates[0].cost.iteration_s : INFINITY};
+    Estimate of = {.best_s = INFINITY, .least_s = INFINITY};
+    if (list_fastest(work, arena, diag_create(arena), &candidates, &count) && count > 0)
+        of.least_s = candidates[0].cost.iteration_s;
     for (size_t i = 0; i < count && candidates[i].cost.iteration_s < of.best_s; i++) {
         Candidate fitted;
+        if (unfit && unfit[candidates[i].domain_index])
+            continue;
         double least = least_bytes(work, &candidates[i].config);
         if (unfit && least > HOPELESS * work->spec->cluster.device.memory_bytes)
             unfit[candidates[i].domain_index] = true;
@@ -427,11 +427,8 @@ Estimate planner_estimate(const Workload *work, bool exactly, bool *unfit)
 static bool enumerate_promising(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
 {
     Dispatch dispatch = work->spec->plan.dispatch;
-    if (!list_configs(work->spec, arena, diag, candidates, count))
+    if (!list_fastest(work, arena, diag, candidates, count))
         return false;
-    for (size_t i = 0; i < *count; i++)
-        cost_uniform(work, &(*candidates)[i].config, PREFETCH_UNLIMITED, dispatch, &(*candidates)[i].cost);
-    qsort(*candidates, *count, sizeof(**candidates), compare_times);
     size_t fitting = 0, taken = 0;
     while (fitting < *count && !bytes_may_fit(work, least_bytes(work, &(*candidates)[fitting].config)))
         fitting++;

@@ -64,14 +64,14 @@ size_t planner_domain_count(const Spec *spec);
 // Of single choices, by estimated memory.
 typedef struct {
     double best_s;  // of the fastest that may fit; infinite if none does
-    double least_s; // of the fastest, whatever its memory, but for domains that were known not to fit
+    double least_s; // of the fastest, whatever its memory
 } Estimate;
 
 // `unfit`: NULL, or [planner_domain_count] domains that do not fit by far, to which those are added that are found on
 // the way.
 // `exactly`: some of those that are estimated to take a little too much are lowered, which decides.
 Estimate planner_estimate(const Workload *work, bool exactly, bool *unfit);
-// Is there room for every single choice?
+// Does every single choice fit?
 bool planner_all_fit(const Workload *work);
 // Fills everything. False after reporting; *infeasible tells whether it is because nothing fits.
 bool planner_solve(const Workload *work, const PlannerOptions *options, Arena *arena, Diag *diag, Solution *solution,
