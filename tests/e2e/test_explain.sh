@@ -96,4 +96,20 @@ grep -q "the choice was forced; the planner's own takes" out || fail "a forced c
 expect 0 '' "$HEPC" --domain ep --explain --json "$samples/laptop.hep"
 grep -q '"forced":.*true' out || fail "a forced choice in JSON"
 expect 2 'goes with --explain' "$HEPC" --json "$samples/laptop.hep"
+
+# Of very deep models nothing is planned again, and that is said.
+cat >deep.hep <<'HEP'
+cluster c {
+  level node { count = 2  bandwidth = 1 Gbit/s  latency = 5 us }
+  device     { compute = 300 TFLOP/s  memory = 80 GB  memory_bandwidth = 2 TB/s }
+}
+model m {
+  layers = 1001  hidden = 16  heads = 2  vocabulary = 64  sequence = 16  batch = 2
+  moe { experts = 4  top_k = 2  inner = 16 }
+}
+plan { pass = forward }
+HEP
+expect 0 '' "$HEPC" --explain deep.hep
+grep -q 'is not looked for in models of more than 1000 layers' out || fail "a deep model: $(cat out)"
+grep -q 'batch, now' out && fail "a deep model is planned again"
 finish
