@@ -156,7 +156,9 @@ static void print_sensitivities(const Explanation *e, Text *out)
 {
     char now[FORMAT_MAX];
     if (e->is_too_deep)
-        text_format(out, "<p>Where another choice is faster is not looked for in models of more than %d layers.</p>\n",
+        text_format(out,
+                    "<p>What other choices would take, and where one is faster, is not looked for in models of more "
+                    "than %d layers.</p>\n",
                     EXPLAIN_LAYERS_MAX);
     if (e->sensitivity_count == 0)
         return;

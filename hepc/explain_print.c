@@ -34,6 +34,8 @@ static void print_runs(const Explanation *e, Text *out)
         const ExplainRun *run = &e->runs[i];
         text_format(out, "  %s: domain %s\n", explain_format_layers(&run->run, layers, sizeof(layers)),
                     config_format(cluster, &run->run.config, domain, sizeof(domain)));
+        if (e->is_too_deep)
+            continue;
         text_append(out, "    runner-up ");
         if (!run->runner_up.found) {
             text_append(out, "none\n");
@@ -200,7 +202,9 @@ static void print_sensitivities(const Explanation *e, Text *out)
 {
     char now[FORMAT_MAX], margin[FORMAT_MAX];
     if (e->is_too_deep)
-        text_format(out, "\nwhere another choice is faster is not looked for in models of more than %d layers\n",
+        text_format(out,
+                    "\nwhat other choices would take, and where one is faster, is not looked for in models of more "
+                    "than %d layers\n",
                     EXPLAIN_LAYERS_MAX);
     if (e->sensitivity_count == 0)
         return;

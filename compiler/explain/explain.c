@@ -138,7 +138,8 @@ static void collect_runs(const Workload *work, const Solution *solution, Arena *
     uint32_t first_moe = 0;
     for (size_t i = 0; i < out->run_count; i++) {
         out->runs[i] = (ExplainRun){.run = runs[i]};
-        explain_run(&r, first_moe, cutoff_s, &out->runs[i]);
+        if (!out->is_too_deep) // every rival is priced, and some are lowered
+            explain_run(&r, first_moe, cutoff_s, &out->runs[i]);
         first_moe += runs[i].moe_layers;
     }
     arena_destroy(scratch);

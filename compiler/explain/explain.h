@@ -90,7 +90,8 @@ enum { MICRO_BATCH_ROWS_MAX = 8 }; // 1, 2, 4, ... 64, and as many as the plan h
 
 enum { LIMITS_MAX = LEVELS_MAX + 3, SENSITIVITIES_MAX = LEVELS_MAX + 3, EXPLAIN_SOLVES_MAX = 12 };
 
-// Of deeper models nothing is planned again for other quantities: each of some hundred plans takes seconds.
+// Of deeper models no rivals are looked for, and nothing is planned again for other quantities: each of some hundred
+// plans takes seconds.
 enum { EXPLAIN_LAYERS_MAX = 1000 };
 
 extern const double EXPLAIN_MARGIN; // relative
@@ -106,7 +107,7 @@ typedef struct {
     uint32_t limit_count;
     ExplainLimit limits[LIMITS_MAX];
     uint32_t binding;           // index of the limit whose lifting saves most; limit_count if none does
-    bool is_too_deep;           // EXPLAIN_LAYERS_MAX
+    bool is_too_deep;           // EXPLAIN_LAYERS_MAX; no run has rivals
     uint32_t sensitivity_count; // 0 where the choice was forced, or the model is too deep
     Sensitivity sensitivities[SENSITIVITIES_MAX];
     uint32_t more_count;

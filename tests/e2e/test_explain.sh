@@ -112,4 +112,5 @@ HEP
 expect 0 '' "$HEPC" --explain deep.hep
 grep -q 'is not looked for in models of more than 1000 layers' out || fail "a deep model: $(cat out)"
 grep -q 'batch, now' out && fail "a deep model is planned again"
+grep -q runner-up out && fail "rivals of a deep model are looked for"
 finish
