@@ -2,6 +2,7 @@
 # What the language can say together: descriptions drawn at random are planned, or refused with a reason, and what is
 # planned computes what the dense reference and the plainest plan compute (combinations.py). First what such draws found.
 . "$(dirname "$0")/lib.sh"
+cd "$work" || exit 1
 
 # Ports that differ, and micro-batches that take no turns: where workers stand was forgotten.
 cat >ports.hep <<'E2'
