@@ -149,13 +149,16 @@ static void send_weights(Shared *of, int iteration, int layer)
     free(share);
 }
 
-// An owner's share as a rank has it: exactly, if it came over no level of packets.
-static float held(const Shared *of, int iteration, int layer, int rank, int owner, int64_t element)
+// An owner's share as a rank has it, in `out`: exactly, if it came over no level of packets.
+static void held(const Shared *of, int iteration, int layer, int rank, int owner, float *out)
 {
     bool exact = true;
     for (int l = 0; l < LEVELS; l++)
         exact = exact && (!is_coded(of, l) || coordinate(rank, l) == coordinate(owner, l));
-    return exact ? weight_of(iteration, layer, element) : of->sent[owner][element - of->first[owner]];
+    if (!exact)
+        memcpy(out, of->sent[owner], (size_t)of->count[owner] * sizeof(*out));
+    for (int64_t i = 0; i < of->count[owner] && exact; i++)
+        out[i] = weight_of(iteration, layer, of->first[owner] + i);
 }
 
 // to += what a packet of `from`, with `error` added, holds; the rest stays in `error`.
@@ -247,8 +250,8 @@ static void expect_weights(Expected *out, int iteration, int layer)
     for (int r = 0; r < RANKS; r++) {
         float *full = out->full[iteration][layer][r] = calloc((size_t)out->count[layer][r], sizeof(float));
         for (int o = 0; o < RANKS; o++)
-            for (int64_t i = 0; i < of->count[o] && holds(of, r, o); i++)
-                full[of->first[o] + i - out->first[layer][r]] = held(of, iteration, layer, r, o, of->first[o] + i);
+            if (holds(of, r, o))
+                held(of, iteration, layer, r, o, full + of->first[o] - out->first[layer][r]);
     }
 }
 
@@ -321,6 +324,8 @@ static bool is_ok(Worker *worker, hep_status status, const char *what)
 static bool is_equal(Worker *worker, int iteration, int layer, const char *what, const float *is, const float *expected,
                      int64_t count)
 {
+    if (memcmp(is, expected, (size_t)count * sizeof(float)) == 0)
+        return true;
     for (int64_t i = 0; i < count; i++)
         if (memcmp(&is[i], &expected[i], sizeof(float)) != 0) {
             if (!worker->problem[0])

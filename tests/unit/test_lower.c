@@ -1,6 +1,7 @@
 // Lowered schedules: every configuration of random models verifies and survives both file forms, the
 // planner's memory figures are what the plan allocates, and the two-tier example of HybridEP comes
 // out as published.
+// builds: dev fast  seconds: 6
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 
 #include "compiler/lowering/lower.h"
 #include "compiler/solve/footprint.h"
+#include "effort.h"
 #include "grammar/ast.h"
 #include "ir/binary.h"
 #include "ir/simulate/simulate.h"
@@ -159,7 +161,7 @@ static void check_configurations(const Spec *spec, size_t stride, int instance)
 Test(lower, every_configuration_verifies_and_round_trips)
 {
     srand(17);
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < INSTANCES(60); i++) {
         Spec spec = random_spec();
         check_configurations(&spec, 1, i);
     }
@@ -168,7 +170,7 @@ Test(lower, every_configuration_verifies_and_round_trips)
 Test(lower, so_does_every_configuration_of_several_micro_batches)
 {
     srand(18);
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < INSTANCES(60); i++) {
         Spec spec = random_looped_spec();
         check_configurations(&spec, 4, i);
     }
