@@ -64,8 +64,8 @@ static void channel_free(Channel *channel)
     free(channel->got);
     free(channel->send_bytes);
     free(channel->recv_bytes);
-    free(channel->send_pool.memory);
-    free(channel->recv_pool.memory);
+    pool_free(&channel->send_pool);
+    pool_free(&channel->recv_pool);
     free(channel->tally.of_peers);
     free(channel);
 }

@@ -2,7 +2,7 @@
 #ifndef HEP_LIBRARY_LINKS_H
 #define HEP_LIBRARY_LINKS_H
 
-#include "runtime/comm/comm.h"
+#include "runtime/engine/mover.h"
 #include "runtime/library/library.h"
 
 typedef struct {
@@ -23,7 +23,8 @@ struct hep_comm {
     atomic_uint references; // the caller's, and one of every context
     int rank, ranks;
     double timeout_s;
-    bool one_thread; // collectives only inside the caller's calls
+    bool one_thread;        // collectives only inside the caller's calls
+    const MoverOps *device; // of tensors in a GPU's memory; NULL: the host's
 };
 
 // What a context holds of its communicator.
