@@ -78,19 +78,10 @@ static bool route_backward(MoveQueue *queue, const MoveRoute *of, const struct r
     return true;
 }
 
-static bool give_records(MoveQueue *queue, const MoveRecords *of, Fault *fault)
+static bool give_records(MoveQueue *queue, const GivenRecords *given, Fault *fault)
 {
     (void)queue, (void)fault;
-    for (uint64_t i = 0; i < of->count; i++) {
-        Record record = of->records[of->order ? of->order[i] : i];
-        int64_t slot = record.expert >= 0 ? of->slots[record.expert] : -1;
-        slot = slot < 0 ? of->none : slot;
-        if (of->wide)
-            ((int64_t *)of->experts)[i] = slot;
-        else
-            ((int32_t *)of->experts)[i] = (int32_t)slot;
-        of->weights[i] = slot == of->none ? 0 : record.weight;
-    }
+    host_give_records(given);
     return true;
 }
 
@@ -143,14 +134,7 @@ static bool fold_pairs(MoveQueue *queue, const MovePairs *pairs, const struct ro
 static bool clear_padding(MoveQueue *queue, const Record *records, uint32_t per_row, Tensor rows, Fault *fault)
 {
     (void)queue, (void)fault;
-    uint64_t bytes = rows.cols * dtype_bytes(rows.dtype);
-    for (uint64_t r = 0; r < rows.rows; r++) {
-        bool is_padding = true;
-        for (uint32_t i = 0; i < per_row; i++)
-            is_padding = is_padding && records[r * per_row + i].expert < 0;
-        if (is_padding)
-            memset((char *)rows.data + r * bytes, 0, bytes);
-    }
+    host_clear_padding(records, per_row, rows);
     return true;
 }
 
@@ -213,19 +197,8 @@ static bool decode_gradient(MoveQueue *queue, Packing packing, const MessagePlac
 
 static bool add(MoveQueue *queue, Tensor from, double scale, Tensor to, Fault *fault)
 {
-    enum { BLOCK = 1024 }; // elements
     (void)queue, (void)fault;
-    float summand[BLOCK], total[BLOCK];
-    uint64_t elements = to.rows * to.cols;
-    for (uint64_t first = 0; first < elements; first += BLOCK) {
-        uint64_t count = elements - first < BLOCK ? elements - first : BLOCK;
-        char *at = (char *)to.data + first * dtype_bytes(to.dtype);
-        host_to_f32((const char *)from.data + first * dtype_bytes(from.dtype), from.dtype, summand, count);
-        host_to_f32(at, to.dtype, total, count);
-        for (uint64_t i = 0; i < count; i++)
-            total[i] += (float)scale * summand[i];
-        host_from_f32(total, at, to.dtype, count);
-    }
+    host_add_scaled(from, (float)scale, to);
     return true;
 }
 

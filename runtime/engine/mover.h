@@ -32,11 +32,11 @@ typedef struct {
     // none).
     bool (*mark)(MoveQueue *queue, MoveMark **mark, Fault *fault);
     bool (*follow)(MoveQueue *queue, const MoveMark *mark, Fault *fault);
-    void (*unmark)(MoveMark *mark);                 // takes NULL
-    bool (*settle)(MoveQueue *queue, Fault *fault); // waits for its end, or a failure
+    void (*unmark)(MoveMark *mark);                // takes NULL
+    bool (*drain)(MoveQueue *queue, Fault *fault); // waits for its end, or a failure
 
-    // Whether collectives are waited for one by one: while what runs has not run before, as the driver loads kernels
-    // only when nothing runs. True at first.
+    // Are collectives put in line, or waited for one by one? The latter, as at first, while kernels run that have not
+    // run before: the driver loads kernels only when nothing runs.
     void (*hurry)(Mover *mover, bool hurries);
     // False, the call and a fault: a rank has failed, the GPU has, or a collective waits for longer than the
     // communicator's time-out. Cheap; from any thread.

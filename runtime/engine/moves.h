@@ -31,18 +31,6 @@ typedef struct {
     uint32_t fanout, copies_max; // record rows a row; most copies of a row
 } MoveRoute;
 
-// Records as callers take them: for each the slot of its expert, `none` where it is not held, and its weight.
-typedef struct {
-    const Record *records;
-    const uint32_t *order; // [count] which of the records; NULL: all, as they are
-    uint64_t count;
-    const int32_t *slots; // [experts]
-    int64_t none;
-    void *experts; // [count] i64 if `wide`, else i32
-    bool wide;
-    float *weights; // [count]
-} MoveRecords;
-
 // Records of rows [rows x per_row] that have rows of their own.
 typedef struct {
     const uint32_t *order;     // [count] the record of each
@@ -79,7 +67,7 @@ struct MoveOps {
                              Fault *fault);
     bool (*route_backward)(MoveQueue *queue, const MoveRoute *route, const struct route_backward_tensors *t,
                            Fault *fault);
-    bool (*give_records)(MoveQueue *queue, const MoveRecords *given, Fault *fault);
+    bool (*give_records)(MoveQueue *queue, const GivenRecords *given, Fault *fault);
     // To each pair the row of its record; and back, sums over the records of a row. work: host memory's alone, f32
     // [rows x MOVE_FOLD_COLUMNS]. Records: f32 [count] of pairs, [rows x per_row] of rows, 0 where no pair is; `data`
     // NULL: none.

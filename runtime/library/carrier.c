@@ -554,7 +554,7 @@ hep_status hep_comm_carrier(int rank, int ranks, const hep_carrier *carrier, voi
         return library_end(&fault);
     *comm = NULL;
     if (!library_given(carrier, "carrier", &fault) || !library_take(&taken, carrier, sizeof(taken), &fault) ||
-        !link_options(options, &given, &fault))
+        !link_options(options, &given, false, &fault))
         return library_end(&fault);
     if (!taken.open || !taken.exchange)
         fault_set(&fault, FAULT_USAGE, "a carrier needs 'open' and 'exchange'");

@@ -256,8 +256,11 @@ static void lane_begin(hep_context *context, Lane *lane, MoveLane which)
 
 static bool create_lanes(hep_context *context, Fault *fault)
 {
-    if (context->device && !context->device->create(context->comm, &context->mover, fault))
-        return false;
+    if (context->device) {
+        if (!context->device->create(context->comm, &context->mover, fault))
+            return false;
+        context->device->enter(context->mover);
+    }
     lane_begin(context, &context->caller_lane, LANE_CALLER);
     lane_begin(context, &context->gather_lane, LANE_GATHERS);
     lane_begin(context, &context->courier_lane, LANE_RETURNS);
@@ -385,7 +388,10 @@ static hep_context *context_make(const hep_plan *plan, hep_comm *comm, uint64_t 
     pthread_mutex_init(&context->mutex, NULL);
     clock_cond_init(&context->changed);
     context->comm = comm->ops->join(comm, plan, &context->link.state, fault);
-    if (context->comm && create_parts(context, fault))
+    bool ok = context->comm && create_parts(context, fault);
+    if (context->mover)
+        context->device->leave(context->mover);
+    if (ok)
         return context;
     if (fault->rank < 0)
         fault->rank = (int64_t)context->rank;

@@ -2,6 +2,7 @@
 #ifndef HEP_LIBRARY_LINKS_H
 #define HEP_LIBRARY_LINKS_H
 
+#include "runtime/comm/rendezvous.h"
 #include "runtime/engine/mover.h"
 #include "runtime/library/library.h"
 
@@ -33,7 +34,10 @@ typedef struct {
     void *state;
 } Link;
 
-bool link_options(const hep_comm_options *from, hep_comm_options *options, Fault *fault) MUST_CHECK;
+// of_device: tensors may lie in a GPU's memory.
+bool link_options(const hep_comm_options *from, hep_comm_options *options, bool of_device, Fault *fault) MUST_CHECK;
+// What a launcher says of this process. False and a fault: nothing, or not all.
+bool link_launch(Launch *launch, Fault *fault) MUST_CHECK;
 void link_drop(hep_comm *handle); // takes NULL
 
 #endif

@@ -24,8 +24,8 @@ bool order_before_caller(hep_context *context, const MoveMark *mark, Fault *faul
 
 bool order_settle(hep_context *context, Fault *fault)
 {
-    return !context->device || (context->device->settle(queue_of(context, LANE_GATHERS), fault) &&
-                                context->device->settle(queue_of(context, LANE_RETURNS), fault));
+    return !context->device || (context->device->drain(queue_of(context, LANE_GATHERS), fault) &&
+                                context->device->drain(queue_of(context, LANE_RETURNS), fault));
 }
 
 void order_forget(const hep_context *context, MoveMark *mark)

@@ -83,20 +83,6 @@ static Tensor tensor_of(void *data, Dtype dtype, uint64_t rows, uint64_t cols)
     return (Tensor){.data = data, .dtype = dtype, .rows = rows, .cols = cols};
 }
 
-bool route_packs(const hep_route *route, TokenWay way)
-{
-    return route->hop_count > 0 && route->context->plan->tokens[way] != TOKENS_FULL;
-}
-
-Tensor route_travelling(const hep_route *route, TokenWay way, uint64_t rows)
-{
-    const ModelDims *model = &route->context->plan->model;
-    TokenFormat format = route->context->plan->tokens[way];
-    return route_packs(route, way)
-               ? tensor_of(NULL, DTYPE_U8, rows, token_row_bytes(format, model->hidden, model->dtype))
-               : tensor_of(NULL, model->dtype, rows, model->hidden);
-}
-
 static bool stage_rows_make(hep_route *route, uint32_t stage, uint64_t rows, Fault *fault)
 {
     Stage *of = &route->stages[stage];
@@ -144,62 +130,12 @@ static bool records_begin(hep_route *route, const Choices *choices, bool drops, 
                                choices->count * sizeof(Record), fault);
 }
 
-const Record *route_records_seen(hep_route *route, uint32_t stage, MoveQueue *queue, Fault *fault)
-{
-    Stage *of = &route->stages[stage];
-    if (!route->context->device)
-        return of->records.data;
-    uint64_t bytes = of->record_rows * route->per_row * sizeof(Record);
-    if (!of->seen) {
-        Record *seen = store_take(route->host_store, bytes, fault);
-        if (seen && route->context->moves->bring(queue, seen, of->records.data, bytes, fault))
-            of->seen = seen;
-        else
-            store_give(route->host_store, seen);
-    }
-    return of->seen;
-}
-
-bool route_enter(hep_route *route, void *stream, hep_status *status)
-{
-    Fault fault = {0};
-    if (library_given(route, "route", &fault))
-        return context_enter_on(route->context, stream, status);
-    *status = library_end(&fault);
-    return false;
-}
-
-Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose)
-{
-    Meeting meeting = route->of->hops[hop].meeting;
-    meeting.call = (CommCall){.purpose = purpose, .layer = route->layer, .pass = (int32_t)hop};
-    meeting.queue = route->context->caller_lane.queue;
-    return meeting;
-}
-
-bool route_blame(const hep_route *route, uint32_t hop, const Meeting *meeting, bool ok, Fault *fault)
-{
-    return context_blame(route->context, &meeting->call, route->of->hops[hop].level, ok, fault);
-}
-
 static uint64_t sum_counts(const int32_t *counts, uint32_t members)
 {
     uint64_t sum = 0;
     for (uint32_t m = 0; m < members; m++)
         sum += (uint64_t)counts[m];
     return sum;
-}
-
-Tensor route_counts(const hep_route *route, uint32_t stage, bool next)
-{
-    uint32_t members = route->of->hops[stage].table.members;
-    return tensor_of(route->stages[stage].moved_counts + (next ? members : 0), DTYPE_I32, members, 1);
-}
-
-// One more, as there may be none.
-Tensor route_origin(const Stage *stage)
-{
-    return tensor_of(stage->origin, DTYPE_I32, stage->own + stage->sent + 1, 1);
 }
 
 static bool counts_make(hep_route *route, Stage *stage, uint32_t members, Fault *fault)
@@ -318,14 +254,6 @@ static void rows_drop(hep_route *route, uint32_t stage)
         store_give(route->store, of->rows.data);
     of->rows.data = NULL;
     of->has_rows = false;
-}
-
-bool route_clear_padding(const hep_route *route, Tensor rows, Fault *fault)
-{
-    const hep_context *context = route->context;
-    const Record *records = route->stages[route->hop_count].records.data;
-    return route->hop_count == 0 || !route->of->hops[0].table.place_rows ||
-           context->moves->clear_padding(context->caller_lane.queue, records, route->per_row, rows, fault);
 }
 
 // What was of use for the next stage alone.
@@ -512,11 +440,6 @@ hep_status hep_dispatch(hep_context *context, int layer, const hep_tensor *x, co
 
 // ---- what arrives ----------------------------------------------------------------------------------
 
-uint64_t route_rows(const hep_route *route)
-{
-    return route->expanded ? route->pair_count : route->stages[route->hop_count].record_rows;
-}
-
 static uint32_t route_records(const hep_route *route)
 {
     return route->expanded ? 1 : route->per_row;
@@ -569,14 +492,14 @@ hep_status hep_route_rows(hep_route *route, int64_t *rows, int64_t *records, int
 static bool give_records(const hep_route *route, const hep_tensor *experts, Tensor weights, Fault *fault)
 {
     const hep_context *context = route->context;
-    MoveRecords given = {.records = route->stages[route->hop_count].records.data,
-                         .order = route->moved_pairs,
-                         .count = route_rows(route) * route_records(route),
-                         .slots = route->of->slots,
-                         .none = (int64_t)route->of->shares.block_experts,
-                         .experts = experts->data,
-                         .wide = experts->dtype == HEP_I64,
-                         .weights = weights.data};
+    GivenRecords given = {.records = route->stages[route->hop_count].records.data,
+                          .order = route->moved_pairs,
+                          .count = route_rows(route) * route_records(route),
+                          .slots = route->of->slots,
+                          .none = (int64_t)route->of->shares.block_experts,
+                          .experts = experts->data,
+                          .wide = experts->dtype == HEP_I64,
+                          .weights = weights.data};
     return context->moves->give_records(context->caller_lane.queue, &given, fault);
 }
 
