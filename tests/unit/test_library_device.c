@@ -62,13 +62,14 @@ typedef struct {
     hep_layer layers[LAYERS];
     hep_dtype dtype;
     cudaStream_t stream;
-    void *memory[512]; // that is to be freed
+    void *memory[1024]; // that is to be freed
+    bool is_staged[1024];
     int memory_count;
     uint64_t digest; // of all that it got
     hep_traffic traffic[2];
-    uint32_t numbers; // drawn so far
-    bool failed;
-    hep_status status; // of the first call that did not go through
+    uint32_t numbers;          // drawn so far
+    bool failed, failed_there; // in the call that was wrong on one rank
+    hep_status status;         // of the first call that did not go through
     hep_error error;
 } Rank;
 
@@ -85,14 +86,30 @@ static void *take(Rank *rank, size_t bytes)
     return rank->memory[rank->memory_count++] = memory;
 }
 
+// Writes what lies in `staged`, malloc's, on the rank's stream: late.
+static void write_later(Rank *rank, const hep_tensor *tensor, void *staged, size_t bytes)
+{
+    if (rank->place == HOST) {
+        memcpy(tensor->data, staged, bytes);
+        free(staged);
+        return;
+    }
+    if (rank->memory_count == (int)COUNT_OF(rank->memory) ||
+        cudaMemcpyAsync(tensor->data, staged, bytes, cudaMemcpyHostToDevice, rank->stream) != cudaSuccess)
+        abort();
+    rank->is_staged[rank->memory_count] = true;
+    rank->memory[rank->memory_count++] = staged;
+}
+
 static void give_all(Rank *rank)
 {
     while (rank->memory_count > 0) {
         void *memory = rank->memory[--rank->memory_count];
-        if (rank->place == HOST)
+        if (rank->place == HOST || rank->is_staged[rank->memory_count])
             free(memory);
         else
             cudaFree(memory);
+        rank->is_staged[rank->memory_count] = false;
     }
 }
 
@@ -127,11 +144,13 @@ static hep_tensor make(Rank *rank, int64_t rows, int64_t cols, hep_dtype dtype)
 // Numbers of the rank's own, in the tensor's dtype.
 static void fill(Rank *rank, const hep_tensor *tensor)
 {
-    for (int64_t i = 0; i < tensor->rows * tensor->cols; i++) {
+    size_t each = element_bytes((hep_dtype)tensor->dtype), count = (size_t)(tensor->rows * tensor->cols);
+    char *staged = malloc(count * each + 1);
+    for (size_t i = 0; i < count; i++) {
         float number = moe_number((uint32_t)rank->rank + 1, rank->numbers++);
-        host_from_f32(&number, (char *)tensor->data + (size_t)i * element_bytes((hep_dtype)tensor->dtype),
-                      (Dtype)tensor->dtype, 1);
+        host_from_f32(&number, staged + i * each, (Dtype)tensor->dtype, 1);
     }
+    write_later(rank, tensor, staged, count * each);
 }
 
 // FNV-1a.
@@ -160,18 +179,21 @@ static int64_t token_count(const Rank *rank, int layer)
     return rank->rank == 1 && layer == 1 ? 0 : TOKENS - 3 * rank->rank;
 }
 
-static void choose(const Rank *rank, int layer, const hep_tensor *experts)
+static void choose(Rank *rank, int layer, const hep_tensor *experts)
 {
+    size_t bytes = (size_t)(experts->rows * TOP_K) * element_bytes((hep_dtype)experts->dtype);
+    void *staged = malloc(bytes + 1);
     hep_facts facts = {.struct_bytes = sizeof(facts)};
     hep_plan_facts(rank->plan, &facts);
     for (int64_t i = 0; i < experts->rows * TOP_K; i++) {
         int64_t token = i / TOP_K, k = i % TOP_K, first = (token * 5 + rank->rank * 3 + layer) % facts.experts;
         int64_t expert = k > 0 && token % 5 == 4 ? -1 : (first + k * (1 + token % 3)) % facts.experts;
         if (experts->dtype == HEP_I64)
-            ((int64_t *)experts->data)[i] = expert;
+            ((int64_t *)staged)[i] = expert;
         else
-            ((int32_t *)experts->data)[i] = (int32_t)expert;
+            ((int32_t *)staged)[i] = (int32_t)expert;
     }
+    write_later(rank, experts, staged, bytes);
 }
 
 static bool forward(Rank *rank, int layer, Arrived *out)
@@ -269,10 +291,9 @@ static bool bind_all(Rank *rank, Bound *out)
     return ok(rank, hep_dense_bind(rank->context, 7, &out->share, &out->grad, &out->all));
 }
 
-// The optimizer's part: on the stream there is nothing of it any more.
+// The optimizer's part.
 static void change_weights(Rank *rank, Bound *bound)
 {
-    sync(rank);
     for (int k = 0; k < LAYERS; k++)
         for (int p = 0; p < bound->layers[k].owned; p++)
             fill(rank, &bound->layers[k].own[p]);
@@ -281,7 +302,6 @@ static void change_weights(Rank *rank, Bound *bound)
 
 static bool return_layer(Rank *rank, int layer, Weights *weights)
 {
-    sync(rank);
     for (int p = 0; p < PARAMETERS; p++)
         fill(rank, &weights->sent[p]);
     return ok(rank, hep_return(rank->context, layer, PARAMETERS, weights->sent, 0.25, rank->stream));
@@ -539,6 +559,7 @@ static void *run_wrongly(void *argument)
                    ok(rank, hep_gathered(rank->context, 0, 0, rank->stream));
         sync(rank); // comes back
         went = went && ok(rank, dispatch_wrongly(rank));
+        rank->failed_there = !went;
         while (went) // who did not meet the culprit there meets him, or those who did
             went = iterate(rank, &bound);
     }
@@ -578,6 +599,7 @@ Test(library_device, what_is_wrong_on_one_rank_fails_on_all)
                          hep_status_name(ranks[r].status), ranks[r].error.message);
             cr_expect(strstr(ranks[r].error.message, expected[way].words), "way %d, rank %d: '%s'", (int)way, r,
                       ranks[r].error.message);
+            cr_expect(r != (CULPRIT ^ 1) || ranks[r].failed_there, "way %d: who meets the culprit goes on", (int)way);
             cr_expect(ranks[r].error.rank == CULPRIT || way == STAYS_AWAY, "way %d, rank %d: found by %d", (int)way, r,
                       (int)ranks[r].error.rank);
         }
