@@ -403,9 +403,14 @@ cudaError_t cudaFreeHost(void *memory)
     return cudaSuccess;
 }
 
+// HEP_EMULATION_ALL_MEMORY: all memory is device memory, for programs whose memory is not allocated here.
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const void *memory)
 {
     *attributes = {};
+    if (getenv("HEP_EMULATION_ALL_MEMORY")) {
+        attributes->type = cudaMemoryTypeManaged;
+        return cudaSuccess;
+    }
     bool is_device = emulation_is_device_memory(memory, 1);
     attributes->type = is_device              ? cudaMemoryTypeDevice
                        : is_pinned(memory, 1) ? cudaMemoryTypeHost
