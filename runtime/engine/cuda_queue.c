@@ -145,13 +145,8 @@ bool mover_exchange(const Meeting *meeting, const Exchange *exchange, Fault *fau
         free(pending);
         return false;
     }
-    bool waits = comm->device->ordered && !atomic_load(&mover->hurries);
-    if (!waits) {
-        pending_add(mover, pending);
-        return true;
-    }
-    pending_add(mover, pending); // where it is looked after
-    return mover_await(mover, done, fault);
+    pending_add(mover, pending); // from now on it is looked after
+    return !comm->device->ordered || atomic_load(&mover->hurries) || mover_await(mover, done, fault);
 }
 
 bool mover_see_lost(MoveQueue *queue, Fault *fault)

@@ -192,6 +192,7 @@ class Session:
         device = torch.cuda.current_device()
         if self.rank == 0:
             notes.tell("nccl", nccl_id().hex())
+        os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
         id_ = bytes.fromhex(notes.hear("nccl", 0))
         comm = Communicator.nccl(self.rank, self.ranks, id_, device, notes.timeout_s)
         context = Context(self.plan, comm, max_tokens, lambda: torch.cuda.current_stream(device).cuda_stream)
