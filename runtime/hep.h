@@ -20,6 +20,10 @@
  * HEP_BAD_CALL, and so does the context. hep_abort, hep_last_error and hep_count may be called at any time from any
  * thread. Plans are read-only and may be shared; different contexts are independent.
  *
+ * GPUS. Where a communicator is for a GPU, tensors lie in that GPU's memory, and `stream` is a cudaStream_t of it, NULL
+ * the default one. A call comes after what is on the stream, and before what is enqueued there later: "waits" and
+ * "until" then speak of the stream, and a call returns when its work is in line. Elsewhere `stream` is of no meaning.
+ *
  * STRUCTS with a first member `struct_bytes` are the caller's; it is set to the struct's size by the caller before a
  * call, so that members can be added at their ends: what the library does not know stays as it is, what the caller does
  * not know is not written.
@@ -216,7 +220,7 @@ HEP_API hep_status hep_plan_traffic(const hep_plan *plan, int level, hep_traffic
 
 typedef struct {
     uint32_t struct_bytes;
-    int32_t device;   /* of the GPU whose memory tensors are in; -1: host memory */
+    int32_t device;   /* of the GPU whose memory tensors are in; -1: host memory, or see hep_comm_nccl */
     double timeout_s; /* how long a collective waits for a rank that does not come; 0: 300 */
 } hep_comm_options;
 
@@ -224,7 +228,7 @@ typedef struct {
  * order by all ranks. It is freed by hep_comm_free, before or after its contexts. */
 
 /* All ranks are threads of this process: makes the communicators of all of them, comms[ranks]. Called once, by one
- * thread, which hands them out. */
+ * thread, which hands them out. With a `device` all ranks share that GPU. */
 HEP_API hep_status hep_comm_threads(int ranks, const hep_comm_options *options, hep_comm *comms[]);
 
 /* Over MPI: a communicator as MPI_Comm_c2f gives it, which is duplicated. COLLECTIVE over it. MPI must have been
@@ -271,10 +275,15 @@ typedef struct {
 HEP_API hep_status hep_comm_carrier(int rank, int ranks, const hep_carrier *carrier, void *user,
                                     const hep_comm_options *options, hep_comm **comm);
 
-/* Over NCCL; rank 0 makes the id, the caller broadcasts it. */
+/* Over NCCL, of processes with a GPU each. Rank 0's process makes the id, which says where it will listen; the caller
+ * brings it to the others. An id serves once. COLLECTIVE. options: `device` is the GPU of this process; -1: the one
+ * with the rank's number, modulo how many the process sees. HEP_UNSUPPORTED: the library's plug-in for CUDA is not
+ * installed, or cannot be loaded. Once a process or a context has failed, so have all contexts of the communicator. */
 HEP_API hep_status hep_nccl_id(uint8_t id[128]);
 HEP_API hep_status hep_comm_nccl(int rank, int ranks, const uint8_t id[128], const hep_comm_options *options,
                                  hep_comm **comm);
+/* The same of the processes that a launcher started, as hep_comm_tcp finds them; -1: by the place on the machine. */
+HEP_API hep_status hep_comm_nccl_env(const hep_comm_options *options, hep_comm **comm);
 
 HEP_API void hep_comm_free(hep_comm *comm); /* takes NULL */
 
@@ -332,8 +341,7 @@ enum {
     HEP_NO_REGATHER = 4   /* of begin and used: nothing is dropped between forward and backward pass */
 };
 
-/* COLLECTIVE, but returns at once. `stream`: of a GPU, the gathers follow what is enqueued there; else NULL. The
- * weights may not change until a layer's hep_gathered. */
+/* COLLECTIVE, but returns at once. The weights may not change until a layer's hep_gathered. */
 HEP_API hep_status hep_begin(hep_context *context, int flags, void *stream);
 /* Waits until a layer's experts are in its `full` tensors. HEP_BAD_CALL: begin did not start it, or it waits for a slot
  * that only hep_used of another layer frees. */

@@ -70,6 +70,9 @@ cudaError_t cuda_route(const CudaQueue *queue, const RouteTable *table, CudaRows
 cudaError_t cuda_unroute(const CudaQueue *queue, const RouteTable *table, CudaRows present, uint32_t fanout,
                          uint32_t copies_max, Tensor results, Tensor returned, Tensor send_counts, Tensor origin,
                          Tensor rows);
+// Everything `given` points at is device memory, but the struct.
+cudaError_t cuda_give_records(const CudaQueue *queue, const GivenRecords *given);
+cudaError_t cuda_clear_padding(const CudaQueue *queue, const Record *records, uint32_t per_row, Tensor rows);
 cudaError_t cuda_encode_rows(const CudaQueue *queue, TokenFormat format, CudaRows present, Tensor rows, Tensor packed);
 cudaError_t cuda_decode_rows(const CudaQueue *queue, TokenFormat format, CudaRows present, Tensor packed, Tensor rows);
 // Where experts are: `slot_of_expert` [experts] is a device array, the slots are rows of the step's experts. Most
@@ -116,6 +119,9 @@ cudaError_t cuda_gate_backward(const CudaQueue *queue, const ModelDims *dims, fl
 cudaError_t cuda_accumulate(const CudaQueue *queue, Tensor part, Tensor sum);
 cudaError_t cuda_round(const CudaQueue *queue, Tensor sum, Tensor gradient);
 
+// The product and the sum may be rounded together.
+cudaError_t cuda_add_scaled(const CudaQueue *queue, Tensor from, float scale, Tensor to);
+
 // The constants of an AdamW step. Kernels read them on the device, so that a captured graph serves every step.
 typedef struct {
     float scale, beta1, beta2, rate, decay, correction, epsilon;
@@ -148,6 +154,9 @@ cudaError_t cuda_decode_gradient(const CudaQueue *queue, Packing packing, uint64
 // out = the sum of `part_count` parts of its shape and dtype, added in order in f32 and rounded once. `parts` is a
 // device array; a part may be `out` itself.
 cudaError_t cuda_sum(const CudaQueue *queue, const void *const *parts, uint32_t part_count, Tensor out);
+// The same of parts that lie one after another in `others`, but for the one with the number `own_index`, at `own`.
+cudaError_t cuda_sum_with_own(const CudaQueue *queue, const void *own, uint32_t own_index, const void *others,
+                              uint32_t part_count, Tensor out); // many parameters: where parts lie
 
 #ifdef __cplusplus
 }

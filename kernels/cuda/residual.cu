@@ -52,14 +52,35 @@ template <typename T> cudaError_t residual(const CudaQueue *queue, Tensor x, Ten
                   static_cast<const T *>(shared.data), static_cast<T *>(y.data), count, aligned);
 }
 
-template <typename T> __global__ void sum_kernel(const void *const *parts, uint32_t part_count, T *out, uint64_t count)
+struct ListedParts {
+    const void *const *parts;
+
+    __device__ const void *at(uint32_t index, uint64_t) const
+    {
+        return parts[index];
+    }
+};
+
+struct PartsWithOwn {
+    const void *own;
+    uint32_t own_index;
+    const void *others;
+
+    __device__ const void *at(uint32_t index, uint64_t bytes) const
+    {
+        return index == own_index ? own : static_cast<const char *>(others) + (index - (index > own_index)) * bytes;
+    }
+};
+
+template <typename T, typename Parts>
+__global__ void sum_kernel(Parts parts, uint32_t part_count, T *out, uint64_t count)
 {
     uint64_t at = own_element<T>();
     Piece<T> sum, part;
     if (at >= count)
         return;
     for (uint32_t p = 0; p < part_count; p++) {
-        const T *from = static_cast<const T *>(parts[p]);
+        const T *from = static_cast<const T *>(parts.at(p, count * sizeof(T)));
         part.load(from, at, count, is_whole<T>(at, count, reinterpret_cast<uintptr_t>(from) % 16 == 0));
         if (p == 0)
             sum = part;
@@ -69,13 +90,13 @@ template <typename T> __global__ void sum_kernel(const void *const *parts, uint3
     sum.store(out, at, count, is_whole<T>(at, count, reinterpret_cast<uintptr_t>(out) % 16 == 0));
 }
 
-template <typename T>
-cudaError_t sum_parts(const CudaQueue *queue, const void *const *parts, uint32_t part_count, Tensor out)
+template <typename T, typename Parts>
+cudaError_t sum_parts(const CudaQueue *queue, const Parts &parts, uint32_t part_count, Tensor out)
 {
     uint64_t count = out.rows * out.cols;
     if (count == 0 || part_count == 0)
         return cudaSuccess;
-    return launch(queue->stream, element_blocks<T>(count), BLOCK_THREADS, 0, sum_kernel<T>, parts, part_count,
+    return launch(queue->stream, element_blocks<T>(count), BLOCK_THREADS, 0, sum_kernel<T, Parts>, parts, part_count,
                   static_cast<T *>(out.data), count);
 }
 
@@ -106,6 +127,42 @@ template <typename From> cudaError_t accumulate(const CudaQueue *queue, Tensor p
     return launch(queue->stream, static_cast<unsigned>(blocks_for(count, BLOCK_THREADS * CONVERTED)), BLOCK_THREADS, 0,
                   accumulate_kernel<From>, static_cast<const From *>(part.data), static_cast<float *>(sum.data), count,
                   aligned);
+}
+
+template <typename From, typename To>
+__global__ void add_scaled_kernel(const From *__restrict__ from, float scale, To *__restrict__ to, uint64_t count,
+                                  bool aligned)
+{
+    uint64_t at = (static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * CONVERTED;
+    Run<From, CONVERTED> in;
+    Run<To, CONVERTED> out;
+    if (at >= count)
+        return;
+    in.load(from, at, count, aligned);
+    out.load(to, at, count, aligned);
+#pragma unroll
+    for (int i = 0; i < CONVERTED; i++)
+        out.values[i] += scale * in.values[i];
+    out.store(to, at, count, aligned);
+}
+
+template <typename From, typename To>
+cudaError_t add_scaled_to(const CudaQueue *queue, Tensor from, float scale, Tensor to)
+{
+    uint64_t count = to.rows * to.cols;
+    bool aligned = is_aligned<From>(from.data, 0) && is_aligned<To>(to.data, 0);
+    if (count == 0)
+        return cudaSuccess;
+    return launch(queue->stream, static_cast<unsigned>(blocks_for(count, BLOCK_THREADS * CONVERTED)), BLOCK_THREADS, 0,
+                  add_scaled_kernel<From, To>, static_cast<const From *>(from.data), scale, static_cast<To *>(to.data),
+                  count, aligned);
+}
+
+template <typename From> cudaError_t add_scaled(const CudaQueue *queue, Tensor from, float scale, Tensor to)
+{
+    return to.dtype == DTYPE_F32   ? add_scaled_to<From, float>(queue, from, scale, to)
+           : to.dtype == DTYPE_F16 ? add_scaled_to<From, __half>(queue, from, scale, to)
+                                   : add_scaled_to<From, __nv_bfloat16>(queue, from, scale, to);
 }
 
 template <typename From, typename To>
@@ -156,7 +213,20 @@ cudaError_t cuda_residual(const CudaQueue *queue, Tensor x, Tensor results, Tens
 
 cudaError_t cuda_sum(const CudaQueue *queue, const void *const *parts, uint32_t part_count, Tensor out)
 {
+    ListedParts listed = {parts};
+    return BY_DTYPE(out.dtype, sum_parts, queue, listed, part_count, out);
+}
+
+cudaError_t cuda_sum_with_own(const CudaQueue *queue, const void *own, uint32_t own_index, const void *others,
+                              uint32_t part_count, Tensor out)
+{
+    PartsWithOwn parts = {own, own_index, others};
     return BY_DTYPE(out.dtype, sum_parts, queue, parts, part_count, out);
+}
+
+cudaError_t cuda_add_scaled(const CudaQueue *queue, Tensor from, float scale, Tensor to)
+{
+    return BY_DTYPE(from.dtype, add_scaled, queue, from, scale, to);
 }
 
 cudaError_t cuda_accumulate(const CudaQueue *queue, Tensor part, Tensor sum)

@@ -372,6 +372,46 @@ template <typename T> cudaError_t sum_back(const WayBack &way, const RecordSums 
                   aligned);
 }
 
+// ---- what callers see of records -----------------------------------------------------------------
+
+template <typename Index> __global__ void give_records_kernel(GivenRecords given, Index *__restrict__ experts)
+{
+    uint64_t index = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (index >= given.count)
+        return;
+    Record record = given.records[given.order ? given.order[index] : index];
+    int64_t slot = record.expert >= 0 ? given.slots[record.expert] : -1;
+    slot = slot < 0 ? given.none : slot;
+    experts[index] = static_cast<Index>(slot);
+    given.weights[index] = slot == given.none ? 0.0f : record.weight;
+}
+
+template <typename Index> cudaError_t give_records(cudaStream_t stream, const GivenRecords &given)
+{
+    return launch(stream, static_cast<unsigned>(blocks_for(given.count, BLOCK_THREADS)), BLOCK_THREADS, 0,
+                  give_records_kernel<Index>, given, static_cast<Index *>(given.experts));
+}
+
+// A block a row.
+template <typename Unit>
+__global__ void clear_padding_kernel(const Record *__restrict__ records, uint32_t per_row, Unit *__restrict__ rows,
+                                     uint64_t units)
+{
+    uint64_t row = blockIdx.x;
+    for (uint32_t i = 0; i < per_row; i++)
+        if (records[row * per_row + i].expert >= 0)
+            return;
+    for (uint64_t i = threadIdx.x; i < units; i += blockDim.x)
+        rows[row * units + i] = Unit{};
+}
+
+template <typename Unit>
+cudaError_t clear_padding(cudaStream_t stream, const Record *records, uint32_t per_row, Tensor rows, uint64_t row_bytes)
+{
+    return launch(stream, static_cast<unsigned>(rows.rows), SUM_THREADS, 0, clear_padding_kernel<Unit>, records,
+                  per_row, static_cast<Unit *>(rows.data), row_bytes / sizeof(Unit));
+}
+
 SentRows sent_of(const RouteTable *table, Tensor send_counts)
 {
     return {static_cast<const int32_t *>(send_counts.data), table->members, table->own, table->place_rows};
@@ -434,4 +474,21 @@ cudaError_t cuda_route_backward(const CudaQueue *queue, const RouteTable *table,
                           static_cast<const float *>(returned_records.data), static_cast<float *>(drecords.data),
                           static_cast<uint32_t>(drecords.cols)};
     return BY_DTYPE(drows.dtype, sum_back, way, &records);
+}
+
+cudaError_t cuda_give_records(const CudaQueue *queue, const GivenRecords *given)
+{
+    if (given->count == 0)
+        return cudaSuccess;
+    return given->wide ? give_records<int64_t>(queue->stream, *given) : give_records<int32_t>(queue->stream, *given);
+}
+
+cudaError_t cuda_clear_padding(const CudaQueue *queue, const Record *records, uint32_t per_row, Tensor rows)
+{
+    uint64_t row_bytes = rows.cols * dtype_bytes(rows.dtype);
+    if (rows.rows == 0)
+        return cudaSuccess;
+    if (are_multiples(rows, rows, rows, row_bytes, 16))
+        return clear_padding<uint4>(queue->stream, records, per_row, rows, row_bytes);
+    return clear_padding<uint16_t>(queue->stream, records, per_row, rows, row_bytes);
 }

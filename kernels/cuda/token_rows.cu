@@ -96,7 +96,7 @@ __device__ __forceinline__ float fp8_value(uint32_t code)
 }
 
 // The nearest whole number, even ones of two, from -most to most; what is no number becomes one.
-__device__ __forceinline__ int step_of(float value, float most)
+__device__ __forceinline__ int level_of(float value, float most)
 {
     value = value > -most ? value : -most;
     value = value < most ? value : most;
@@ -107,8 +107,8 @@ template <TokenFormat F> __device__ __forceinline__ uint32_t code_of(float value
 {
     if (F == TOKENS_FP8)
         return fp8_of(value);
-    return F == TOKENS_INT8 ? static_cast<uint32_t>(step_of(value, 127)) & 0xFF
-                            : static_cast<uint32_t>(step_of(value, 7) + 8);
+    return F == TOKENS_INT8 ? static_cast<uint32_t>(level_of(value, 127)) & 0xFF
+                            : static_cast<uint32_t>(level_of(value, 7) + 8);
 }
 
 template <TokenFormat F> __device__ __forceinline__ float value_of(uint32_t code)

@@ -79,6 +79,23 @@ void host_route_counts(const RouteTable *table, uint64_t row_count, Tensor recor
 void host_unroute(const RouteTable *table, uint64_t row_count, uint32_t fanout, Tensor results, Tensor returned,
                   Tensor send_counts, Tensor origin, Tensor rows, Tensor work);
 
+// Of records, what those who take them see: the slot of the expert ([experts], -1: not held), or `none` without a held
+// one, and the weight, 0 there. order: which of the records, NULL: all as they are. experts: i64 if `wide`, else i32.
+typedef struct {
+    const Record *records;
+    const uint32_t *order; // [count]
+    uint64_t count;
+    const int32_t *slots;
+    int64_t none;
+    void *experts; // [count]
+    bool wide;
+    float *weights; // [count]
+} GivenRecords;
+
+void host_give_records(const GivenRecords *given);
+// Rows of whose records [rows][per_row] none names an expert become 0.
+void host_clear_padding(const Record *records, uint32_t per_row, Tensor rows);
+
 // The first `count` rows, [..][hidden], in a format that is not full, as packed rows, u8 [..][token_row_bytes]; and
 // back.
 void host_encode_rows(TokenFormat format, uint64_t count, Tensor rows, Tensor packed);
@@ -134,6 +151,9 @@ void host_gate_backward(const ModelDims *dims, float balance, Tensor x, Tensor r
 // Sums over micro-batches, f32 [rows][cols]: sum += part; the sum in the gradient's dtype, rounded to nearest even.
 void host_accumulate(Tensor part, Tensor sum);
 void host_round(Tensor sum, Tensor gradient);
+
+// to += scale x from, of any floating dtypes: rounded once to f32, and once to that of `to`.
+void host_add_scaled(Tensor from, float scale, Tensor to);
 
 // Hyper-parameters of one AdamW step.
 typedef struct {

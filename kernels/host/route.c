@@ -219,3 +219,29 @@ void host_unroute(const RouteTable *table, uint64_t row_count, uint32_t fanout, 
                       (block.end - block.first) * hidden);
     }
 }
+
+void host_give_records(const GivenRecords *given)
+{
+    for (uint64_t i = 0; i < given->count; i++) {
+        Record record = given->records[given->order ? given->order[i] : i];
+        int64_t slot = record.expert >= 0 ? given->slots[record.expert] : -1;
+        slot = slot < 0 ? given->none : slot;
+        if (given->wide)
+            ((int64_t *)given->experts)[i] = slot;
+        else
+            ((int32_t *)given->experts)[i] = (int32_t)slot;
+        given->weights[i] = slot == given->none ? 0 : record.weight;
+    }
+}
+
+void host_clear_padding(const Record *records, uint32_t per_row, Tensor rows)
+{
+    uint64_t bytes = rows.cols * dtype_bytes(rows.dtype);
+    for (uint64_t r = 0; r < rows.rows; r++) {
+        bool is_padding = true;
+        for (uint32_t i = 0; i < per_row; i++)
+            is_padding = is_padding && records[r * per_row + i].expert < 0;
+        if (is_padding)
+            memset((char *)rows.data + r * bytes, 0, bytes);
+    }
+}

@@ -22,3 +22,18 @@ void host_round(Tensor sum, Tensor gradient)
     assert(sum.dtype == DTYPE_F32 && sum.rows * sum.cols == gradient.rows * gradient.cols);
     host_from_f32(sum.data, gradient.data, gradient.dtype, gradient.rows * gradient.cols);
 }
+
+void host_add_scaled(Tensor from, float scale, Tensor to)
+{
+    uint64_t elements = to.rows * to.cols;
+    float summands[BLOCK], sums[BLOCK];
+    assert(from.rows * from.cols == elements);
+    for (uint64_t at = 0; at < elements; at += BLOCK) {
+        uint64_t count = smaller(BLOCK, elements - at);
+        host_to_f32(element_at(from.data, from.dtype, at), from.dtype, summands, count);
+        host_to_f32(element_at(to.data, to.dtype, at), to.dtype, sums, count);
+        for (uint64_t i = 0; i < count; i++)
+            sums[i] += scale * summands[i];
+        host_from_f32(sums, element_in(to.data, to.dtype, at), to.dtype, count);
+    }
+}

@@ -130,6 +130,7 @@ PROTOTYPES: dict[str, list[Any]] = {
                          POINTER(_HANDLE)],
     "hep_nccl_id": [POINTER(c_uint8)],
     "hep_comm_nccl": [c_int, c_int, POINTER(c_uint8), POINTER(CommOptionsRecord), POINTER(_HANDLE)],
+    "hep_comm_nccl_env": [POINTER(CommOptionsRecord), POINTER(_HANDLE)],
     "hep_comm_free": [_HANDLE],
     "hep_create": [_HANDLE, _HANDLE, POINTER(OptionsRecord), POINTER(_HANDLE)],
     "hep_abort": [_HANDLE, c_char_p],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Optional
 
@@ -27,22 +27,18 @@ DROP = 16  #: of dispatch: what exceeds the plan's capacity is dropped
 
 @dataclass(frozen=True)
 class Tensor:
-    """Memory as libhep takes it: row-major, elements of a row adjacent; stride: distance of rows in elements, 0: cols."""
+    """Memory as libhep takes it: row-major, elements of a row adjacent; stride: distance of rows in elements, 0: cols;
+    device: the GPU that it is of, -1: host memory."""
 
     address: int
     rows: int
     cols: int
     dtype: DType
     stride: int = 0
+    device: int = -1
 
     def record(self) -> _native.TensorRecord:
         return _native.TensorRecord(self.address or None, self.rows, self.cols, self.stride, int(self.dtype), 0)
-
-
-def _array(tensors: Optional[Sequence[Tensor]]) -> Any:
-    if tensors is None:
-        return None
-    return (_native.TensorRecord * len(tensors))(*[tensor.record() for tensor in tensors])
 
 
 # ---- communicators -------------------------------------------------------------------------------------------
@@ -123,17 +119,28 @@ class Communicator:
     """Ranks that contexts are created on. Create one by a class method; timeout_s: how long a collective waits for a
     rank that does not come, 0 for 300 s; device: of the GPU whose memory tensors are in, -1 for host memory."""
 
-    def __init__(self, handle: int, callbacks: Optional[_Callbacks] = None) -> None:
-        self._handle, self._callbacks = handle, callbacks
+    def __init__(self, handle: int, callbacks: Optional[_Callbacks] = None, device: int = -1) -> None:
+        self._handle, self._callbacks, self.device = handle, callbacks, device
         self._free = weakref.finalize(self, _lib.hep_comm_free, handle)
         self._free.atexit = False
 
     @classmethod
-    def threads(cls, ranks: int, timeout_s: float = 0) -> list["Communicator"]:
-        """Of ranks that are threads of this process, all of them."""
+    def threads(cls, ranks: int, timeout_s: float = 0, device: int = -1) -> list["Communicator"]:
+        """Of ranks that are threads of this process, all of them; with a device, they share that GPU."""
         handles = (ctypes.c_void_p * max(ranks, 1))()
-        check(_lib.hep_comm_threads(ranks, _options(timeout_s, -1), handles))
-        return [cls(handle or 0) for handle in handles]
+        check(_lib.hep_comm_threads(ranks, _options(timeout_s, device), handles))
+        return [cls(handle or 0, device=device) for handle in handles]
+
+    @classmethod
+    def nccl(cls, rank: int, ranks: int, id_: bytes, device: int, timeout_s: float = 0) -> "Communicator":
+        """Over NCCL, of processes with a GPU each; id_: of nccl_id() in rank 0's process. Collective."""
+        if len(id_) != 128:
+            raise Error(Status.BAD_ARGUMENT, "an id of %d bytes, expected 128" % len(id_), rank)
+        handle = ctypes.c_void_p()
+        check(_lib.hep_comm_nccl(rank, ranks, (ctypes.c_uint8 * 128)(*id_), _options(timeout_s, device),
+                                 ctypes.byref(handle)))
+        assert handle.value is not None
+        return cls(handle.value, device=device)
 
     @classmethod
     def mpi(cls, fortran_comm: int, timeout_s: float = 0, device: int = -1) -> "Communicator":
@@ -184,6 +191,13 @@ class Communicator:
         return self._callbacks.failure if self._callbacks else None
 
 
+def nccl_id() -> bytes:
+    """What Communicator.nccl takes on all ranks, made by rank 0's process. It serves once."""
+    made = (ctypes.c_uint8 * 128)()
+    check(_lib.hep_nccl_id(made))
+    return bytes(made)
+
+
 def has_mpi() -> bool:
     """Whether this libhep was built with MPI."""
     return bool(_lib.hep_has_mpi())
@@ -205,10 +219,14 @@ class Times:
 
 class Context:
     """A plan on a communicator. Collective: all ranks create it with the same plan. What its methods demand is said in
-    hep.h, under the names with hep_ before them. Once a call has failed all others fail."""
+    hep.h, under the names with hep_ before them. Once a call has failed all others fail.
 
-    def __init__(self, plan: Plan, comm: Communicator, max_tokens: int = 0) -> None:
-        self.plan, self._comm = plan, comm
+    stream: of a GPU, gives the stream of calls that are not given one: a cudaStream_t as a number."""
+
+    def __init__(self, plan: Plan, comm: Communicator, max_tokens: int = 0,
+                 stream: Optional[Callable[[], int]] = None) -> None:
+        self.plan, self._comm, self._stream = plan, comm, stream
+        self.device = comm.device  #: of tensors; -1: host memory
         self.failed = False  #: a call has failed, and so do all that follow
         handle = ctypes.c_void_p()
         self._handle: Any = None
@@ -243,6 +261,21 @@ class Context:
         if self._handle:
             _lib.hep_abort(self._handle, why.encode())
 
+    def _on(self, stream: int) -> Optional[int]:
+        return stream or (self._stream() if self._stream else 0) or None
+
+    def _record(self, tensor: Tensor) -> _native.TensorRecord:
+        """Of a tensor that lies where the context's do: the library asks for that of GPUs alone."""
+        if tensor.device != self.device:
+            place = ["host memory" if of < 0 else "memory of GPU %d" % of for of in (tensor.device, self.device)]
+            raise Error(Status.BAD_ARGUMENT, "a tensor in %s: this context moves %s" % (place[0], place[1]))
+        return tensor.record()
+
+    def _array(self, tensors: Optional[Sequence[Tensor]]) -> Any:
+        if tensors is None:
+            return None
+        return (_native.TensorRecord * len(tensors))(*[self._record(tensor) for tensor in tensors])
+
     def _open_handle(self) -> Any:
         if not self._handle:
             raise Error(Status.BAD_CALL, "the context was closed")
@@ -256,23 +289,24 @@ class Context:
 
     def bind(self, layer: int, own: Sequence[Tensor], grads: Optional[Sequence[Tensor]],
              full: Sequence[Tensor]) -> None:
-        self._check(_lib.hep_bind(self._open_handle(), layer, len(full), _array(own), _array(grads), _array(full)))
+        self._check(_lib.hep_bind(self._open_handle(), layer, len(full), self._array(own), self._array(grads),
+                                  self._array(full)))
 
     def begin(self, flags: int = 0, stream: int = 0) -> None:
-        self._check(_lib.hep_begin(self._open_handle(), flags, stream or None))
+        self._check(_lib.hep_begin(self._open_handle(), flags, self._on(stream)))
 
     def gathered(self, layer: int, flags: int = 0, stream: int = 0) -> None:
-        self._check(_lib.hep_gathered(self._open_handle(), layer, flags, stream or None))
+        self._check(_lib.hep_gathered(self._open_handle(), layer, flags, self._on(stream)))
 
     def used(self, layer: int, flags: int = 0, stream: int = 0) -> None:
-        self._check(_lib.hep_used(self._open_handle(), layer, flags, stream or None))
+        self._check(_lib.hep_used(self._open_handle(), layer, flags, self._on(stream)))
 
     def return_gradients(self, layer: int, full: Sequence[Tensor], scale: float = 1, stream: int = 0) -> None:
         """hep_return."""
-        self._check(_lib.hep_return(self._open_handle(), layer, len(full), _array(full), scale, stream or None))
+        self._check(_lib.hep_return(self._open_handle(), layer, len(full), self._array(full), scale, self._on(stream)))
 
     def finish(self, stream: int = 0) -> None:
-        self._check(_lib.hep_finish(self._open_handle(), stream or None))
+        self._check(_lib.hep_finish(self._open_handle(), self._on(stream)))
 
     # ---- dense weights
 
@@ -283,31 +317,33 @@ class Context:
         return share.value, first.value
 
     def dense_gather(self, share: Tensor, full: Tensor, stream: int = 0) -> None:
-        self._check(_lib.hep_dense_gather(self._open_handle(), share.record(), full.record(), stream or None))
+        self._check(_lib.hep_dense_gather(self._open_handle(), self._record(share), self._record(full),
+                                          self._on(stream)))
 
     def dense_return(self, full: Tensor, share: Tensor, scale: float = 1, stream: int = 0) -> None:
-        self._check(_lib.hep_dense_return(self._open_handle(), full.record(), scale, share.record(), stream or None))
+        self._check(_lib.hep_dense_return(self._open_handle(), self._record(full), scale, self._record(share),
+                                          self._on(stream)))
 
     def dense_bind(self, bundle: int, share: Tensor, grad: Optional[Tensor], full: Tensor) -> None:
-        self._check(_lib.hep_dense_bind(self._open_handle(), bundle, share.record(), grad.record() if grad else None,
-                                        full.record()))
+        self._check(_lib.hep_dense_bind(self._open_handle(), bundle, self._record(share),
+                                        self._record(grad) if grad else None, self._record(full)))
 
     def dense_begin(self, bundle: int, flags: int = 0, stream: int = 0) -> None:
-        self._check(_lib.hep_dense_begin(self._open_handle(), bundle, flags, stream or None))
+        self._check(_lib.hep_dense_begin(self._open_handle(), bundle, flags, self._on(stream)))
 
     def dense_gathered(self, bundle: int, stream: int = 0) -> None:
-        self._check(_lib.hep_dense_gathered(self._open_handle(), bundle, stream or None))
+        self._check(_lib.hep_dense_gathered(self._open_handle(), bundle, self._on(stream)))
 
     def dense_send(self, bundle: int, full_grad: Tensor, scale: float = 1, stream: int = 0) -> None:
-        self._check(_lib.hep_dense_send(self._open_handle(), bundle, full_grad.record(), scale, stream or None))
+        self._check(_lib.hep_dense_send(self._open_handle(), bundle, self._record(full_grad), scale, self._on(stream)))
 
     # ---- tokens
 
     def dispatch(self, layer: int, x: Tensor, experts: Tensor, weights: Tensor, flags: int = 0,
                  stream: int = 0) -> "Route":
         route = ctypes.c_void_p()
-        self._check(_lib.hep_dispatch(self._open_handle(), layer, x.record(), experts.record(), weights.record(),
-                                      flags, stream or None, ctypes.byref(route)))
+        self._check(_lib.hep_dispatch(self._open_handle(), layer, self._record(x), self._record(experts),
+                                      self._record(weights), flags, self._on(stream), ctypes.byref(route)))
         assert route.value is not None
         return Route(self, route.value)
 
@@ -331,11 +367,11 @@ class Context:
         return size.value
 
     def save_state(self, address: int, size: int) -> None:
-        self._check(_lib.hep_state_save(self._open_handle(), address or None, size, None))
+        self._check(_lib.hep_state_save(self._open_handle(), address or None, size, self._on(0)))
 
     def load_state(self, address: int, size: int) -> None:
         """0, 0: everything is forgotten."""
-        self._check(_lib.hep_state_load(self._open_handle(), address or None, size, None))
+        self._check(_lib.hep_state_load(self._open_handle(), address or None, size, self._on(0)))
 
 
 class Route:
@@ -357,8 +393,9 @@ class Route:
 
     def _call(self, name: str, tensors: Sequence[Tensor], stream: int) -> None:
         self._context._open_handle()
-        self._context._check(getattr(_lib, name)(self._handle, *[tensor.record() for tensor in tensors],
-                                                 stream or None))
+        context = self._context
+        context._check(getattr(_lib, name)(self._handle, *[context._record(tensor) for tensor in tensors],
+                                           context._on(stream)))
 
     def finish(self, x: Tensor, experts: Tensor, weights: Tensor, stream: int = 0) -> None:
         """hep_dispatch_finish."""

@@ -93,8 +93,9 @@ static void channel_destroy(LocalChannel *channel)
 // ---- the two collectives ---------------------------------------------------------------------
 
 // Everybody shows `own`; `all` holds what was shown, in the order of the members.
-static bool meet(const LocalComm *comm, const LocalChannel *channel, const void *own, void *all, uint64_t bytes,
-                 Fault *fault)
+// Many parameters because they are what is shown, and what for.
+static bool meet(const LocalComm *comm, const LocalChannel *channel, const CommCall *call, const void *own, void *all,
+                 uint64_t bytes, Fault *fault)
 {
     Tensor shown = {.data = (void *)own, .dtype = DTYPE_U8, .rows = 1, .cols = bytes}, // only read
         seen = {.data = all, .dtype = DTYPE_U8, .rows = channel->members, .cols = bytes};
@@ -102,7 +103,8 @@ static bool meet(const LocalComm *comm, const LocalChannel *channel, const void 
                       .channel = channel->threads,
                       .members = channel->members,
                       .own = channel->own,
-                      .counts = channel->counts};
+                      .counts = channel->counts,
+                      .call = *call};
     return channel->members == 1 || comm_all_gather(&group, 1, &shown, &seen, fault);
 }
 
@@ -110,13 +112,14 @@ static bool first_meeting(const LocalComm *comm, LocalChannel *channel, const Of
                           Fault *fault)
 {
     return cuda_check(cudaEventRecord(channel->ready, stream), "record an event", fault) &&
-           meet(comm, channel, offer, channel->offers, sizeof(*offer), fault);
+           meet(comm, channel, &offer->exchange.call, offer, channel->offers, sizeof(*offer), fault);
 }
 
-static bool second_meeting(const LocalComm *comm, LocalChannel *channel, cudaStream_t stream, Fault *fault)
+static bool second_meeting(const LocalComm *comm, LocalChannel *channel, const CommCall *call, cudaStream_t stream,
+                           Fault *fault)
 {
     if (!cuda_check(cudaEventRecord(channel->done, stream), "record an event", fault) ||
-        !meet(comm, channel, &channel->done, channel->done_events, sizeof(channel->done), fault))
+        !meet(comm, channel, call, &channel->done, channel->done_events, sizeof(channel->done), fault))
         return false;
     for (uint32_t m = 0; m < channel->members; m++)
         if (m != channel->own &&
@@ -197,7 +200,7 @@ static bool call(LocalComm *comm, LocalChannel *channel, const Offer *offer, voi
         if (!taken)
             return false;
     }
-    return second_meeting(comm, channel, stream, fault);
+    return second_meeting(comm, channel, &offer->exchange.call, stream, fault);
 }
 
 static bool local_exchange(Comm *base, int handle, const Exchange *exchange, void *stream, Fault *fault)

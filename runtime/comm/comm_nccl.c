@@ -57,7 +57,7 @@ static void abort_all(NcclWorld *world)
     for (uint32_t c = 0; c < world->channel_count; c++)
         if (world->channels[c]->nccl)
             ncclCommAbort(world->channels[c]->nccl);
-    if (world->nccl)
+    if (world->nccl && !world->is_of_plan)
         ncclCommAbort(world->nccl);
     ncclGroupEnd();
 }
@@ -132,17 +132,21 @@ static const DeviceCommOps nccl_device_ops = {
 
 // ---- joining ---------------------------------------------------------------------------------
 
-static bool device_choose(NcclWorld *world, Fault *fault)
+// device: -1: by the process's place on its machine.
+static bool device_choose(NcclWorld *world, int device, Fault *fault)
 {
     int count = 0;
     if (!cuda_check(cudaGetDeviceCount(&count), "count GPUs", fault))
         return false;
-    world->comm.device_index = (int)(world->launch.local_rank % (uint64_t)(count > 0 ? count : 1));
+    if (device >= count)
+        return fault_set(fault, FAULT_USAGE, "there is no GPU %d: this process sees %d", device, count);
+    world->comm.device_index =
+        device >= 0 ? device : (int)(world->launch.local_rank % (uint64_t)(count > 0 ? count : 1));
     return cuda_check(cudaSetDevice(world->comm.device_index), "use the GPU", fault) &&
            cuda_check(cudaStreamCreateWithFlags(&world->stream, cudaStreamNonBlocking), "create a stream", fault);
 }
 
-static bool nccl_join(NcclWorld *world, Fault *fault)
+static bool join_all(NcclWorld *world, Fault *fault)
 {
     ncclUniqueId id;
     memset(&id, 0, sizeof(id));
@@ -161,7 +165,7 @@ static void nccl_world_destroy(Comm *base)
 {
     NcclWorld *world = (NcclWorld *)base;
     nccl_channels_close(world);
-    if (!world->dead && world->nccl) {
+    if (!world->dead && world->nccl && !world->is_of_plan) {
         Fault ignored = {0};
         bool settled = nccl_settle(world, world->nccl, ncclCommFinalize(world->nccl), "end the communicator", &ignored);
         if (settled)
@@ -171,7 +175,8 @@ static void nccl_world_destroy(Comm *base)
     }
     if (world->stream)
         cudaStreamDestroy(world->stream);
-    rendezvous_destroy(world->rendezvous);
+    if (!world->is_of_plan)
+        rendezvous_destroy(world->rendezvous);
     pthread_rwlock_destroy(&world->lock);
     free(world->channels);
     free(world->gathered);
@@ -188,42 +193,60 @@ static bool launch_find(Launch *launch, Fault *fault)
     return state == LAUNCH_FOUND;
 }
 
-static Comm *nccl_world_create(const WorldOptions *options, Fault *fault)
+// Without communicators yet.
+static NcclWorld *world_make(const Launch *launch, double timeout_s, Fault *fault)
 {
-    Launch launch = {0};
-    if (!launch_find(&launch, fault))
-        return NULL;
     NcclWorld *world = calloc(1, sizeof(*world));
     if (!world) {
         fault_set(fault, FAULT_MEMORY, "out of memory");
         return NULL;
     }
     pthread_rwlock_init(&world->lock, NULL);
-    world->launch = launch;
+    world->launch = *launch;
     world->comm = (Comm){.ops = &nccl_ops,
                          .device = &nccl_device_ops,
-                         .rank = launch.rank,
-                         .size = launch.size,
-                         .timeout_s = options->timeout_s};
-    setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
-    world->gathered = calloc(launch.size * REDUCE_COUNT_MAX, sizeof(*world->gathered));
-    if (!world->gathered)
-        fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", launch.size);
-    world->rendezvous = world->gathered ? rendezvous_create(&launch, options->timeout_s, fault) : NULL;
+                         .rank = launch->rank,
+                         .size = launch->size,
+                         .timeout_s = timeout_s};
+    world->gathered = calloc(launch->size * REDUCE_COUNT_MAX, sizeof(*world->gathered));
+    if (world->gathered)
+        return world;
+    fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " ranks", launch->size);
+    world->dead = true;
+    nccl_world_destroy(&world->comm);
+    return NULL;
+}
+
+static Comm *world_join_by(const Launch *launch, int device, double timeout_s, bool settles, Fault *fault)
+{
+    NcclWorld *world = world_make(launch, timeout_s, fault);
+    if (!world)
+        return NULL;
+    world->rendezvous = rendezvous_create(launch, timeout_s, fault);
     if (!world->rendezvous) {
         world->dead = true;
         nccl_world_destroy(&world->comm);
         return NULL;
     }
     world->comm.machine_size = rendezvous_machine_size(world->rendezvous);
-    if (device_choose(world, fault) && nccl_join(world, fault))
+    if (device_choose(world, device, fault) && join_all(world, fault))
         return &world->comm;
     if (fault->rank < 0)
-        fault->rank = (int64_t)launch.rank;
+        fault->rank = (int64_t)launch->rank;
     nccl_abort(&world->comm, fault);
-    rendezvous_settle(world->rendezvous, fault);
+    if (settles)
+        rendezvous_settle(world->rendezvous, fault);
     nccl_world_destroy(&world->comm);
     return NULL;
+}
+
+static Comm *nccl_world_create(const WorldOptions *options, Fault *fault)
+{
+    Launch launch = {0};
+    if (!launch_find(&launch, fault))
+        return NULL;
+    setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
+    return world_join_by(&launch, -1, options->timeout_s, true, fault);
 }
 
 static void nccl_world_place(Comm *base, const Cluster *cluster)
@@ -271,3 +294,42 @@ const WorldOps nccl_world_ops = {
     .share = nccl_world_share,
     .settle = nccl_world_settle,
 };
+
+// ---- of somebody else's program --------------------------------------------------------------
+
+Comm *nccl_join(const Launch *launch, int device, double timeout_s, Fault *fault)
+{
+    return world_join_by(launch, device, timeout_s, false, fault);
+}
+
+void nccl_part(Comm *all)
+{
+    if (all)
+        nccl_world_destroy(all);
+}
+
+Comm *nccl_open_plan(Comm *base, const Cluster *cluster, Fault *fault)
+{
+    const NcclWorld *all = (const NcclWorld *)base;
+    NcclWorld *world = world_make(&all->launch, base->timeout_s, fault);
+    if (!world)
+        return NULL;
+    world->is_of_plan = true;
+    world->rendezvous = all->rendezvous;
+    world->nccl = all->nccl;
+    world->comm.device_index = base->device_index;
+    world->comm.machine_size = base->machine_size;
+    nccl_world_place(&world->comm, cluster);
+    if (!rendezvous_aborted(world->rendezvous, fault) &&
+        cuda_check(cudaSetDevice(base->device_index), "use the GPU", fault) &&
+        cuda_check(cudaStreamCreateWithFlags(&world->stream, cudaStreamNonBlocking), "create a stream", fault))
+        return &world->comm;
+    nccl_world_destroy(&world->comm);
+    return NULL;
+}
+
+void nccl_close_plan(Comm *of_plan)
+{
+    if (of_plan)
+        nccl_world_destroy(of_plan);
+}

@@ -13,6 +13,7 @@
 
 #include "runtime/base/cuda_check.h"
 #include "runtime/comm/comm_common.h"
+#include "runtime/comm/comm_nccl.h"
 #include "runtime/comm/rendezvous.h"
 #include "runtime/comm/world.h"
 
@@ -29,7 +30,8 @@ typedef struct {
 typedef struct {
     Comm comm; // first: a Comm * of this kind is an NcclWorld *
     Launch launch;
-    Rendezvous *rendezvous;
+    Rendezvous *rendezvous; // of a plan's: that of all
+    bool is_of_plan;        // nccl and rendezvous are others'
     pthread_rwlock_t lock;
     bool dead;       // all communicators were aborted
     ncclComm_t nccl; // of all processes, by their numbers

@@ -103,6 +103,26 @@ Exchange comm_sums_exchange(const SumGroup *group, Tensor gradient, Tensor own)
                       .call = group->call};
 }
 
+Exchange comm_gather_exchange(const SumGroup *group, uint32_t count, const Tensor shard[], const Tensor gathered[])
+{
+    Exchange exchange = {.part_count = count,
+                         .send_layout = ROWS_SAME,
+                         .recv_layout = ROWS_ALL,
+                         .send_counts = group->counts,
+                         .recv_counts = group->counts + group->members,
+                         .counts_known = true,
+                         .recv_capacity = group->members,
+                         .carries = CARRIES_WEIGHTS,
+                         .call = group->call};
+    for (uint32_t m = 0; m < 2 * group->members; m++)
+        group->counts[m] = 1; // a row is a whole shard, so that shards of different sizes travel together
+    for (uint32_t p = 0; p < count; p++)
+        exchange.parts[p] = (ExchangePart){.send = shard[p].data,
+                                           .recv = gathered[p].data,
+                                           .row_bytes = shard[p].rows * shard[p].cols * dtype_bytes(shard[p].dtype)};
+    return exchange;
+}
+
 const void *comm_summand(const SumGroup *group, Tensor own, uint32_t member)
 {
     if (member == group->own)
@@ -113,8 +133,7 @@ const void *comm_summand(const SumGroup *group, Tensor own, uint32_t member)
 
 // ---- sums in host memory ---------------------------------------------------------------------
 
-// out = the sum of the members' parts, `own` among those that lie in the scratch; out may be own.
-static void add_up(const SumGroup *group, Tensor own, void *out)
+void comm_add_up(const SumGroup *group, Tensor own, void *out)
 {
     float sum[BLOCK], part[BLOCK];
     uint64_t elements = own.rows * own.cols, size = dtype_bytes(own.dtype);
@@ -132,23 +151,12 @@ static void add_up(const SumGroup *group, Tensor own, void *out)
 
 bool comm_all_gather(const SumGroup *group, uint32_t count, const Tensor shard[], const Tensor gathered[], Fault *fault)
 {
-    Exchange exchange = {.part_count = count,
-                         .send_layout = ROWS_SAME,
-                         .recv_layout = ROWS_ALL,
-                         .send_counts = group->counts,
-                         .recv_counts = group->counts + group->members,
-                         .counts_known = true,
-                         .recv_capacity = group->members,
-                         .carries = CARRIES_WEIGHTS,
-                         .call = group->call};
-    for (uint32_t m = 0; m < 2 * group->members; m++)
-        group->counts[m] = 1; // a row is a whole shard, so that shards of different sizes travel together
+    Exchange exchange = comm_gather_exchange(group, count, shard, gathered);
     for (uint32_t p = 0; p < count; p++) {
-        uint64_t bytes = shard[p].rows * shard[p].cols * dtype_bytes(shard[p].dtype);
+        uint64_t bytes = exchange.parts[p].row_bytes;
         char *own = (char *)gathered[p].data + group->own * bytes;
         if (own != shard[p].data && bytes > 0)
             memcpy(own, shard[p].data, bytes);
-        exchange.parts[p] = (ExchangePart){.send = shard[p].data, .recv = gathered[p].data, .row_bytes = bytes};
     }
     return group->comm->ops->exchange(group->comm, group->channel, &exchange, fault);
 }
@@ -165,7 +173,7 @@ bool comm_reduce_scatter(const SumGroup *group, uint32_t count, const Tensor gat
     if (!group->comm->ops->exchange(group->comm, group->channel, &shards, fault))
         return false;
     for (uint32_t p = 0; p < count; p++)
-        add_up(&parts[p], comm_own_shard(gathered[p], shard[p], group->own), shard[p].data);
+        comm_add_up(&parts[p], comm_own_shard(gathered[p], shard[p], group->own), shard[p].data);
     return true;
 }
 
@@ -177,7 +185,7 @@ bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault)
     if (!comm_parts_exchange(group, gradient, &own, &parts, fault) ||
         !comm->ops->exchange(comm, group->channel, &parts, fault))
         return false;
-    add_up(group, own, own.data);
+    comm_add_up(group, own, own.data);
     Exchange sums = comm_sums_exchange(group, gradient, own);
     return comm->ops->exchange(comm, group->channel, &sums, fault);
 }

@@ -32,9 +32,13 @@ Tensor comm_own_part(Tensor gradient, uint32_t members, uint32_t own);
 bool comm_parts_exchange(const SumGroup *group, Tensor gradient, Tensor *own, Exchange *exchange,
                          Fault *fault) MUST_CHECK;
 Exchange comm_sums_exchange(const SumGroup *group, Tensor gradient, Tensor own);
+// Gathers: every member's shards to all, `count`, at most EXCHANGE_PARTS_MAX, together; own ones are not copied.
+Exchange comm_gather_exchange(const SumGroup *group, uint32_t count, const Tensor shard[], const Tensor gathered[]);
 // Where a member's summand lies: in the scratch, but the own one at `own`.
 const void *comm_summand(const SumGroup *group, Tensor own, uint32_t member);
 
+// Host memory. out = the sum of the members' parts, `own` among those that lie in the scratch; out may be own.
+void comm_add_up(const SumGroup *group, Tensor own, void *out);
 // Host memory. Every member's shards to all: `count`, at most EXCHANGE_PARTS_MAX, travel together.
 // gathered: [members] shards each, among which the own ones are copied if they are not there.
 bool comm_all_gather(const SumGroup *group, uint32_t count, const Tensor shard[], const Tensor gathered[],

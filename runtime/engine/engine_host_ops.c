@@ -5,7 +5,7 @@
 
 #include "runtime/comm/comm_sums.h"
 #include "runtime/engine/engine_host_internal.h"
-#include "runtime/engine/host_moves.h"
+#include "runtime/engine/moves.h"
 #include "runtime/engine/nonfinite.h"
 
 static uint64_t counted_rows(Tensor counts)
@@ -96,13 +96,17 @@ bool host_run_route(const HostStep *step, Fault *fault)
     Tensor rows = t->rows, records = t->records, counts = t->counts;
     uint64_t row_count = stage_rows(step, counts, records.rows);
     uint32_t fanout = counts.data ? 1 : (uint32_t)(records.rows / rows.rows);
-    return host_move_route(&step->of.route.table, row_count, fanout, t, fault);
+    MoveRoute route = {.table = &step->of.route.table, .rows = row_count, .fanout = fanout};
+    return host_moves.route(NULL, &route, t, fault);
 }
 
 static Meeting meeting_of(const HostStep *step)
 {
-    return (Meeting){
-        .comm = step->engine->comm, .channel = step->channel, .place = step->place, .call = {.layer = NONE}};
+    return (Meeting){.comm = step->engine->comm,
+                     .channel = step->channel,
+                     .place = step->place,
+                     .call = {.layer = NONE},
+                     .ops = &host_moves};
 }
 
 bool host_exchange(const HostStep *step, const Exchange *exchange, Fault *fault)
@@ -114,7 +118,8 @@ bool host_exchange(const HostStep *step, const Exchange *exchange, Fault *fault)
 bool host_run_dispatch(const HostStep *step, Fault *fault)
 {
     Meeting meeting = meeting_of(step);
-    return host_move_dispatch(&meeting, &step->operands.dispatch, false, fault);
+    const struct dispatch_tensors *t = &step->operands.dispatch;
+    return move_dispatch(&meeting, t, (MoveCounts){t->send_counts.data, t->next_counts.data, false}, fault);
 }
 
 // Those that arrived, those that were sent, or all.
@@ -161,7 +166,7 @@ static bool send_back(const HostStep *step, Op op, Fault *fault)
 {
     ReturnTensors t = engine_return_tensors(op, &step->operands);
     Meeting meeting = meeting_of(step);
-    return host_move_back(&meeting, &t, fault);
+    return move_back(&meeting, &t, (MoveCounts){t.send_counts.data, t.next_counts.data, true}, fault);
 }
 
 bool host_run_combine(const HostStep *step, Fault *fault)
@@ -224,7 +229,7 @@ bool host_run_gather(const HostStep *step, Fault *fault)
         shards.shard[shards.count] = engine_packets(&of->packets, engine->whole, t->shard);
         shards.gathered[shards.count++] = t->gathered;
     }
-    return host_move_gather(&meeting, &shards, fault);
+    return move_gather(&meeting, &shards, fault);
 }
 
 // ---- backward --------------------------------------------------------------------------------
@@ -425,7 +430,7 @@ bool host_run_reduce_scatter(const HostStep *step, Fault *fault)
         shards.shard[shards.count] = of->operands.reduce_scatter.shard;
         shards.gathered[shards.count++] = of->operands.reduce_scatter.gathered;
     }
-    return host_move_scatter(&meeting, &shards, group.scratch, fault);
+    return move_scatter(&meeting, &shards, group.scratch, fault);
 }
 
 bool host_run_all_reduce(const HostStep *step, Fault *fault)

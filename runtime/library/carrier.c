@@ -64,8 +64,8 @@ static void channel_free(Channel *channel)
     free(channel->got);
     free(channel->send_bytes);
     free(channel->recv_bytes);
-    free(channel->send_pool.memory);
-    free(channel->recv_pool.memory);
+    pool_free(&channel->send_pool);
+    pool_free(&channel->recv_pool);
     free(channel->tally.of_peers);
     free(channel);
 }
@@ -554,7 +554,7 @@ hep_status hep_comm_carrier(int rank, int ranks, const hep_carrier *carrier, voi
         return library_end(&fault);
     *comm = NULL;
     if (!library_given(carrier, "carrier", &fault) || !library_take(&taken, carrier, sizeof(taken), &fault) ||
-        !link_options(options, &given, &fault))
+        !link_options(options, &given, false, &fault))
         return library_end(&fault);
     if (!taken.open || !taken.exchange)
         fault_set(&fault, FAULT_USAGE, "a carrier needs 'open' and 'exchange'");

@@ -1,10 +1,7 @@
 // See coded.h.
 #include "runtime/library/coded.h"
 
-#include <stdlib.h>
-
 #include "engines/sums.h"
-#include "runtime/comm/comm_sums.h"
 
 enum { ALIGNMENT = 64 };
 
@@ -55,26 +52,30 @@ bool coded_make(Coded *coded, const CodedShape *shape, Fault *fault)
     coded->encodes = codec_info(shape->coding->codec)->encodes;
     coded->returns = shape->coding->gradient != GRADIENT_DENSE;
     lay_out_all(coded, shape);
-    coded->memory = calloc(1, coded->bytes + 1);
+    coded->moves = shape->moves;
+    coded->memory = shape->moves->allocate(coded->bytes + 1);
     if (!coded->memory) {
         *coded = (Coded){0};
         return fault_set(fault, FAULT_MEMORY, "out of memory for what codecs remember");
     }
     lay_out_all(coded, shape);
-    return true;
+    if (coded_reset(coded, shape->lane, fault))
+        return true;
+    coded_free(coded);
+    return false;
 }
 
 void coded_free(Coded *coded)
 {
-    free(coded->memory);
+    if (coded->memory)
+        coded->moves->release(coded->memory);
     *coded = (Coded){0};
 }
 
-void coded_reset(Coded *coded)
+bool coded_reset(Coded *coded, Lane *lane, Fault *fault)
 {
-    if (coded->memory)
-        memset(coded->memory, 0, coded->bytes);
     coded->has_sent = coded->is_fresh = false;
+    return !coded->memory || coded->moves->clear(lane->queue, coded->memory, coded->bytes, fault);
 }
 
 // ---- packets ---------------------------------------------------------------------------------------
@@ -118,20 +119,17 @@ static CommCall call_of(const Shares *shares, bool whole)
 bool coded_sum_mean(Coded *coded, const Shares *shares, Fault *fault)
 {
     const hep_context *context = shares->context;
-    host_mean(context->plan->model.experts, rows_at(shares->tensors[0], shares->slot * shares->rows, shares->rows),
-              coded->mean);
+    Tensor own = rows_at(shares->tensors[0], shares->slot * shares->rows, shares->rows);
+    if (!coded->moves->mean(shares->lane->queue, context->plan->model.experts, own, coded->mean, fault))
+        return false;
     for (uint32_t s = 0; s < context->sum_count; s++) {
-        const Meeting *meeting = &context->sums[s];
-        SumGroup group = {.comm = meeting->comm,
-                          .channel = meeting->channel,
-                          .members = meeting->place.members,
-                          .own = meeting->place.own,
-                          .counts = shares->lane->counts,
-                          .call = call_of(shares, false)};
-        group.call.pass += (int32_t)s;
-        group.scratch = pool_take(&shares->lane->sums,
-                                  sums_reduce_scratch(group.members, coded->mean.cols, coded->dtype) + 1, fault);
-        if (!group.scratch || !comm_all_reduce(&group, coded->mean, fault))
+        Meeting meeting = context->sums[s];
+        meeting.call = call_of(shares, false);
+        meeting.call.pass += (int32_t)s;
+        meeting.queue = shares->lane->queue;
+        uint64_t bytes = sums_reduce_scratch(meeting.place.members, coded->mean.cols, coded->dtype);
+        void *scratch = pool_take(&shares->lane->sums, bytes + 1, fault);
+        if (!scratch || !move_sum(&meeting, coded->mean, shares->lane->counts, scratch, fault))
             return false;
     }
     return true;
@@ -148,8 +146,12 @@ static bool bring_packets(Coded *coded, const Shares *shares, Packing packing, T
     const CodecInfo *codec = codec_info(coded->coding->codec);
     uint64_t slot = shares->slot % coded->members;
     Tensor own = rows_at(shares->tensors[0], shares->slot * shares->rows, shares->rows);
-    host_encode(codec, packing, own, codec->remembers ? coded->sent : coded->mean,
-                rows_at(packets, slot * coded->rows, coded->rows));
+    struct encode_tensors encoded = {.own = own,
+                                     .mean = coded->mean,
+                                     .sent = coded->sent,
+                                     .packet = rows_at(packets, slot * coded->rows, coded->rows)};
+    if (!coded->moves->encode(shares->lane->queue, codec, packing, &encoded, fault))
+        return false;
     Shares travelling = *shares;
     travelling.tensors[0] = packets;
     travelling.slot = slot;
@@ -179,12 +181,16 @@ bool coded_gather(Coded *coded, const Shares *shares, Fault *fault)
         packets.data = memory + bytes;
         if (!bring_packets(coded, shares, packing, packets, fault))
             return false;
-        host_decode(codec, packing, (shares->slot - first) * coded->rows, packets,
-                    rows_at(shares->tensors[0], shares->slot * coded->rows, coded->rows), coded->mean, decoded);
+        struct decode_tensors t = {.packet = packets,
+                                   .own = rows_at(shares->tensors[0], shares->slot * coded->rows, coded->rows),
+                                   .mean = coded->mean,
+                                   .gathered = decoded,
+                                   .replicas = decoded};
+        if (!coded->moves->decode(shares->lane->queue, codec, packing, (shares->slot - first) * coded->rows, &t, fault))
+            return false;
         coded->has_sent = coded->is_fresh = codec->remembers;
     }
-    memcpy(block.data, decoded.data, tensor_bytes(block));
-    return true;
+    return coded->moves->copy(shares->lane->queue, block.data, decoded.data, tensor_bytes(block), fault);
 }
 
 // ---- gradients -------------------------------------------------------------------------------------
@@ -203,13 +209,16 @@ static bool return_packets(Coded *coded, const Shares *shares, uint32_t crossing
     if (!packets.data)
         return false;
     received.data = (char *)packets.data + tensor_bytes(packets);
-    host_encode_gradient(packing, over->own * shard.rows, shard.rows, gathered, coded->error[crossing], packets);
+    Meeting meeting = over->home;
+    meeting.call = call_of(shares, shares->whole);
+    meeting.queue = shares->lane->queue;
+    struct encode_gradient_tensors out = {.gathered = gathered, .error = coded->error[crossing], .packets = packets};
+    struct decode_gradient_tensors in = {.gathered = gathered, .received = received, .shard = shard};
     Exchange exchange = engine_packet_exchange(packets, received, over->members, shares->lane->counts);
-    exchange.call = call_of(shares, shares->whole);
-    if (!over->home.comm->ops->exchange(over->home.comm, over->home.channel, &exchange, fault))
-        return false;
-    host_decode_gradient(packing, over->own, gathered, received, shard);
-    return true;
+    exchange.call = meeting.call;
+    return coded->moves->encode_gradient(meeting.queue, packing, &meeting.place, &out, fault) &&
+           meeting.ops->exchange(&meeting, &exchange, fault) &&
+           coded->moves->decode_gradient(meeting.queue, packing, &meeting.place, &in, fault);
 }
 
 bool coded_return(Coded *coded, const Shares *shares, Fault *fault)

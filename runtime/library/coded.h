@@ -13,13 +13,15 @@ typedef struct {
     uint64_t rows, cols;
     Dtype dtype;
     bool has_mean; // the mean of all experts is subtracted
+    const MoveOps *moves;
+    Lane *lane; // by which what is remembered is cleared
 } CodedShape;
 
 // Nothing is encoded of a bundle that crosses no level of packets.
 bool coded_make(Coded *coded, const CodedShape *shape, Fault *fault) MUST_CHECK;
 void coded_free(Coded *coded);
 // As if nothing had ever been sent.
-void coded_reset(Coded *coded);
+bool coded_reset(Coded *coded, Lane *lane, Fault *fault) MUST_CHECK;
 
 // The mean of all experts, of which `shares` has the own ones. Over the context's levels of sums. Collective.
 bool coded_sum_mean(Coded *coded, const Shares *shares, Fault *fault) MUST_CHECK;

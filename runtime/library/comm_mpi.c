@@ -236,7 +236,7 @@ hep_status hep_comm_mpi(int fortran_comm, const hep_comm_options *options, hep_c
     hep_comm_options given;
     if (library_given(comm, "comm", &fault)) {
         *comm = NULL;
-        if (link_options(options, &given, &fault))
+        if (link_options(options, &given, false, &fault))
             *comm = make(fortran_comm, &given, &fault);
     }
     return library_end(&fault);

@@ -418,16 +418,6 @@ static hep_comm *make(const Launch *launch, const hep_comm_options *options, dou
     return comm;
 }
 
-static bool find_launch(Launch *launch, Fault *fault)
-{
-    LaunchState state = launch_read(launch, fault);
-    if (state == LAUNCH_NONE)
-        fault_set(fault, FAULT_RUN,
-                  "no launcher has started this process: expected torchrun, mpirun or srun, or RANK, "
-                  "WORLD_SIZE, MASTER_ADDR and MASTER_PORT");
-    return state == LAUNCH_FOUND;
-}
-
 hep_status hep_comm_tcp(const hep_comm_options *options, hep_comm **comm)
 {
     Fault fault = {0};
@@ -435,7 +425,7 @@ hep_status hep_comm_tcp(const hep_comm_options *options, hep_comm **comm)
     Launch launch;
     if (library_given(comm, "comm", &fault)) {
         *comm = NULL;
-        if (link_options(options, &given, &fault) && find_launch(&launch, &fault))
+        if (link_options(options, &given, false, &fault) && link_launch(&launch, &fault))
             *comm = make(&launch, &given, given.timeout_s, &fault);
     }
     return library_end(&fault);
@@ -475,7 +465,7 @@ hep_status hep_comm_tcp_at(int rank, int ranks, const char *host, int port, cons
     Place place = {.rank = rank, .ranks = ranks, .port = port, .host = host, .secret = secret};
     if (library_given(comm, "comm", &fault)) {
         *comm = NULL;
-        if (link_options(options, &given, &fault) && take_place(&place, &launch, &fault))
+        if (link_options(options, &given, false, &fault) && take_place(&place, &launch, &fault))
             *comm = make(&launch, &given, given.timeout_s < known_s ? given.timeout_s : known_s, &fault);
     }
     return library_end(&fault);

@@ -8,6 +8,7 @@
 #include "ir/exchange.h"
 #include "runtime/base/clock.h"
 #include "runtime/library/coded.h"
+#include "runtime/library/order.h"
 
 // ---- creation --------------------------------------------------------------------------------------
 
@@ -24,7 +25,8 @@ static bool check_plan(const Plan *plan, Fault *fault)
 static bool open_channel(const hep_context *context, Group group, Stream stream, Meeting *meeting, Fault *fault)
 {
     Comm *comm = context->comm;
-    *meeting = (Meeting){.comm = comm, .place = engine_group_place(context->plan, &group, context->rank)};
+    *meeting = (Meeting){
+        .comm = comm, .place = engine_group_place(context->plan, &group, context->rank), .ops = context->moves};
     meeting->channel = comm->ops->open(comm, &group, stream, fault);
     return meeting->channel >= 0;
 }
@@ -53,6 +55,12 @@ static bool find_message_rows(const hep_context *context, const Choice *choice, 
            fault_set(fault, FAULT_INFEASIBLE, "padded messages of %.0f rows are too large", rows);
 }
 
+// Where a GPU has what `places` are on the host.
+static const int32_t *places_there(const hep_context *context, const int32_t *places)
+{
+    return context->device ? context->places_of_experts + (places - context->maps.memory) : places;
+}
+
 // Layers with the same domain size at a level meet on the same channels.
 static bool open_hop(hep_context *context, uint32_t layer, uint32_t level, Fault *fault)
 {
@@ -74,6 +82,8 @@ static bool open_hop(hep_context *context, uint32_t layer, uint32_t level, Fault
                               .members = hop->meeting.place.members,
                               .own = hop->meeting.place.own,
                               .place_rows = hop->meeting.place.message_rows};
+    hop->of_rows = hop->table;
+    hop->of_rows.member_of_expert = places_there(context, hop->table.member_of_expert);
     return true;
 }
 
@@ -120,7 +130,9 @@ static bool make_coded(hep_context *context, Layer *layer, Fault *fault)
                         .rows = layer->shares.rows,
                         .cols = layer->shares.cols,
                         .dtype = plan->model.dtype,
-                        .has_mean = codec_info(plan->experts.codec)->has_mean && plan->shared_every > 0};
+                        .has_mean = codec_info(plan->experts.codec)->has_mean && plan->shared_every > 0,
+                        .moves = context->moves,
+                        .lane = &context->gather_lane};
     return coded_make(&layer->coded, &shape, fault);
 }
 
@@ -130,6 +142,7 @@ static bool open_layer(hep_context *context, uint32_t index, Fault *fault)
     Layer *layer = &context->layers[index];
     layer->choice = &plan->choices[index];
     layer->map = expert_map_of_layer(&context->maps, plan, (int32_t)layer->choice->layer);
+    layer->slots = places_there(context, layer->map->slot_of_expert);
     layer->shares = plan_expert_shares(plan, layer->choice->domain);
     layer->whole = plan_share_shape(plan).whole;
     layer->own_slot = share_slot(&layer->shares, context->rank);
@@ -185,24 +198,39 @@ typedef struct {
     uint64_t digest, max_tokens, abi;
 } Terms;
 
+static bool gather_terms(hep_context *context, const Terms *own, Terms *all, Fault *fault)
+{
+    const MoveOps *moves = context->moves;
+    uint64_t ranks = context->comm->size;
+    Terms *moved = store_take(context->store, (ranks + 1) * sizeof(*moved), fault);
+    Group world = {.kind = GROUP_WORLD, .level = NONE, .domain = 1};
+    Meeting meeting = {.comm = context->comm,
+                       .place = {.own = (uint32_t)context->rank, .members = (uint32_t)ranks},
+                       .call = {.purpose = CALL_OF_CREATE, .layer = NONE},
+                       .ops = moves,
+                       .queue = context->gather_lane.queue};
+    if (!moved)
+        return false;
+    context->world = meeting.channel = context->comm->ops->open(context->comm, &world, STREAM_EXCHANGE, fault);
+    MovedShards terms = {.count = 1,
+                         .shard = {{.data = moved + ranks, .dtype = DTYPE_U8, .rows = 1, .cols = sizeof(*own)}},
+                         .gathered = {{.data = moved, .dtype = DTYPE_U8, .rows = ranks, .cols = sizeof(*own)}},
+                         .counts = context->caller_lane.counts};
+    bool ok = context->world >= 0 && moves->put(meeting.queue, moved + ranks, own, sizeof(*own), fault) &&
+              move_gather(&meeting, &terms, fault) &&
+              moves->bring(meeting.queue, all, moved, ranks * sizeof(*own), fault);
+    store_give(context->store, moved);
+    return ok;
+}
+
 static bool agree(hep_context *context, Fault *fault)
 {
     uint64_t ranks = context->comm->size;
     Terms *all = calloc(ranks, sizeof(*all));
     if (!all)
         return fault_set(fault, FAULT_MEMORY, "out of memory for a context");
-    Group world = {.kind = GROUP_WORLD, .level = NONE, .domain = 1};
-    Meeting meeting = {.comm = context->comm,
-                       .place = {.own = (uint32_t)context->rank, .members = (uint32_t)ranks},
-                       .call = {.purpose = CALL_OF_CREATE, .layer = NONE}};
-    context->world = meeting.channel = context->comm->ops->open(context->comm, &world, STREAM_EXCHANGE, fault);
-    all[context->rank] = (Terms){.digest = context->handle->digest, .max_tokens = context->max_tokens, .abi = HEP_ABI};
-    Terms own = all[context->rank];
-    MovedShards terms = {.count = 1,
-                         .shard = {{.data = &own, .dtype = DTYPE_U8, .rows = 1, .cols = sizeof(own)}},
-                         .gathered = {{.data = all, .dtype = DTYPE_U8, .rows = ranks, .cols = sizeof(own)}},
-                         .counts = context->counts};
-    bool ok = context->world >= 0 && host_move_gather(&meeting, &terms, fault);
+    Terms own = {.digest = context->handle->digest, .max_tokens = context->max_tokens, .abi = HEP_ABI};
+    bool ok = gather_terms(context, &own, all, fault);
     for (uint64_t r = 0; r < ranks && ok; r++) {
         if (all[r].digest != own.digest)
             ok = fault_set(fault, FAULT_INPUT, "rank %" PRId64 " has another plan",
@@ -219,27 +247,64 @@ static bool agree(hep_context *context, Fault *fault)
     return ok;
 }
 
+static void lane_begin(hep_context *context, Lane *lane, MoveLane which)
+{
+    lane->counts = calloc(2 * context->comm->size, sizeof(*lane->counts));
+    lane->queue = context->device ? context->device->queue(context->mover, which) : NULL;
+    lane->sums.moves = lane->block.moves = lane->packets.moves = context->moves;
+}
+
+static bool create_lanes(hep_context *context, Fault *fault)
+{
+    if (context->device) {
+        if (!context->device->create(context->comm, &context->mover, fault))
+            return false;
+        context->device->enter(context->mover);
+    }
+    lane_begin(context, &context->caller_lane, LANE_CALLER);
+    lane_begin(context, &context->gather_lane, LANE_GATHERS);
+    lane_begin(context, &context->courier_lane, LANE_RETURNS);
+    context->store = store_create(context->moves);
+    context->host_store = context->device ? store_create(&host_moves) : context->store;
+    if (context->host_store && !context->device)
+        store_keep(context->host_store);
+    return (context->store && context->host_store && context->caller_lane.counts && context->gather_lane.counts &&
+            context->courier_lane.counts) ||
+           fault_set(fault, FAULT_MEMORY, "out of memory for a context");
+}
+
+static bool create_maps(hep_context *context, Fault *fault)
+{
+    const Plan *plan = context->plan;
+    uint64_t bytes = 0;
+    if (!expert_maps_create(&context->maps, plan, context->rank))
+        return fault_set(fault, FAULT_MEMORY, "out of memory for a context");
+    bytes = engine_map_entries(plan) * context->maps.map_count * sizeof(*context->maps.memory);
+    if (!context->device || bytes == 0)
+        return true;
+    context->places_of_experts = store_take(context->store, bytes, fault);
+    return context->places_of_experts &&
+           context->moves->put(context->gather_lane.queue, context->places_of_experts, context->maps.memory, bytes,
+                               fault) &&
+           order_settle(context, fault);
+}
+
 static bool create_parts(hep_context *context, Fault *fault)
 {
-    uint64_t ranks = context->comm->size;
     uint32_t layers = context->plan->choice_count;
     context->layers = calloc(layers + 1, sizeof(*context->layers));
     context->queue = calloc(layers + 1, sizeof(*context->queue));
-    context->counts = calloc(2 * ranks, sizeof(*context->counts));
-    context->gather_lane.counts = calloc(2 * ranks, sizeof(*context->counts));
-    context->courier_lane.counts = calloc(2 * ranks, sizeof(*context->counts));
     context->jobs_end = &context->jobs;
-    context->store = store_create();
     context->taken = calloc(context->plan->model.experts + 1, sizeof(*context->taken));
     ModelDims dims = dims_of(context);
     if (context->plan->capacity > 0)
         context->capacity_rows =
             (uint64_t)ceil(context->plan->capacity * (double)model_tokens(&dims) * dims.top_k / dims.experts);
     context->kinds = calloc(context->plan->buffer_count + 1, sizeof(*context->kinds));
-    if (!context->store || !context->taken || !context->kinds || !context->layers || !context->queue ||
-        !context->counts || !context->gather_lane.counts || !context->courier_lane.counts ||
-        !expert_maps_create(&context->maps, context->plan, context->rank))
+    if (!context->taken || !context->kinds || !context->layers || !context->queue)
         return fault_set(fault, FAULT_MEMORY, "out of memory for a context");
+    if (!create_lanes(context, fault) || !create_maps(context, fault))
+        return false;
     bundle_kinds(context->plan, context->kinds);
     for (uint32_t k = 0; k < layers; k++)
         if (!open_layer(context, k, fault))
@@ -250,21 +315,24 @@ static bool create_parts(hep_context *context, Fault *fault)
 
 static void lane_free(Lane *lane)
 {
-    free(lane->sums.memory);
-    free(lane->block.memory);
-    free(lane->packets.memory);
+    pool_free(&lane->sums);
+    pool_free(&lane->block);
+    pool_free(&lane->packets);
     free(lane->counts);
 }
 
 static void free_weights(hep_context *context)
 {
     for (uint32_t k = 0; context->layers && k < context->plan->choice_count; k++) {
-        free(context->layers[k].kept);
+        context->moves->release(context->layers[k].kept);
         coded_free(&context->layers[k].coded);
+        order_forget(context, context->layers[k].arrived);
     }
     for (uint32_t b = 0; b < context->bundle_count; b++) {
-        if (context->bundles[b])
+        if (context->bundles[b]) {
             coded_free(&context->bundles[b]->coded);
+            order_forget(context, context->bundles[b]->done);
+        }
         free(context->bundles[b]);
     }
     free(context->layers);
@@ -274,17 +342,25 @@ static void free_weights(hep_context *context)
 static void context_free(hep_context *context)
 {
     experts_stop(context);
+    if (context->device)
+        context->device->destroy(context->mover);
     context->link.handle->ops->leave(context->link.handle, context->comm, context->link.state);
-    link_drop(context->link.handle);
     free_weights(context);
+    MoveMark *marks[] = {context->begun, context->released, context->given, context->settled};
+    for (size_t m = 0; m < COUNT_OF(marks); m++)
+        order_forget(context, marks[m]);
+    link_drop(context->link.handle);
     free(context->queue);
     free(context->kinds);
     free(context->taken);
-    free(context->counts);
+    lane_free(&context->caller_lane);
     lane_free(&context->gather_lane);
     lane_free(&context->courier_lane);
-    free(context->caller_pool.memory);
+    if (context->store)
+        store_give(context->store, context->places_of_experts);
     store_close(context->store);
+    store_close(context->host_store);
+    store_drop(context->host_store);
     store_drop(context->store);
     expert_maps_destroy(&context->maps);
     pthread_mutex_destroy(&context->mutex);
@@ -301,14 +377,21 @@ static hep_context *context_make(const hep_plan *plan, hep_comm *comm, uint64_t 
         fault_set(fault, FAULT_MEMORY, "out of memory for a context");
         return NULL;
     }
-    *context = (hep_context){.handle = plan_keep(plan), .plan = plan->plan, .max_tokens = max_tokens};
+    *context = (hep_context){.handle = plan_keep(plan),
+                             .plan = plan->plan,
+                             .max_tokens = max_tokens,
+                             .device = comm->device,
+                             .moves = comm->device ? comm->device->moves : &host_moves};
     context->rank = cluster_rank_of_process(&plan->plan->cluster, (uint64_t)comm->rank);
     context->link.handle = comm;
     atomic_fetch_add(&comm->references, 1);
     pthread_mutex_init(&context->mutex, NULL);
     clock_cond_init(&context->changed);
     context->comm = comm->ops->join(comm, plan, &context->link.state, fault);
-    if (context->comm && create_parts(context, fault))
+    bool ok = context->comm && create_parts(context, fault);
+    if (context->mover)
+        context->device->leave(context->mover);
+    if (ok)
         return context;
     if (fault->rank < 0)
         fault->rank = (int64_t)context->rank;

@@ -5,6 +5,7 @@
 
 #include "runtime/library/coded.h"
 #include "runtime/library/jobs.h"
+#include "runtime/library/order.h"
 
 enum { FLOATS = 1u << HEP_F32 | 1u << HEP_F16 | 1u << HEP_BF16 };
 
@@ -27,11 +28,12 @@ hep_status hep_dense_share(const hep_context *context, int64_t elements, int64_t
     return HEP_OK;
 }
 
-static bool take_share(const hep_tensor *share, const char *name, int64_t cols, uint32_t dtypes, Tensor *out,
+static bool take_share(const hep_context *context, const hep_tensor *share, TensorShape shape, Tensor *out,
                        Fault *fault)
 {
-    return tensor_take(share, &(TensorShape){name, 1, cols, dtypes}, out, fault) &&
-           (out->cols > 0 || fault_set(fault, FAULT_USAGE, "'%s' has no elements", name));
+    shape.rows = 1;
+    return tensor_take(context, share, &shape, out, fault) &&
+           (out->cols > 0 || fault_set(fault, FAULT_USAGE, "'%s' has no elements", shape.name));
 }
 
 // All ranks' shares, of as many elements as this one's.
@@ -40,12 +42,17 @@ static bool take_full(const hep_context *context, const hep_tensor *full, Tensor
 {
     shape.rows = 1;
     shape.cols = (int64_t)(cluster_gpus(&context->plan->cluster) * share.cols);
-    return tensor_take(full, &shape, out, fault);
+    return tensor_take(context, full, &shape, out, fault);
 }
 
 static TensorShape full_shape(const char *name, uint32_t dtypes)
 {
     return (TensorShape){.name = name, .dtypes = dtypes};
+}
+
+static TensorShape own_shape(const char *name, int64_t cols)
+{
+    return (TensorShape){.name = name, .cols = cols, .dtypes = FLOATS};
 }
 
 // ---- bundles that are not bound --------------------------------------------------------------------
@@ -57,20 +64,28 @@ static bool check_unbound(const hep_context *context, Fault *fault)
                      "the plan compresses dense weights: what it remembers of a bundle belongs to hep_dense_bind");
 }
 
+// After what the caller's stream has been given.
+static bool add_job(hep_context *context, const Job *job, Fault *fault)
+{
+    return order_after_caller(context, LANE_RETURNS, &context->given, fault) && jobs_add(context, job, fault);
+}
+
 static bool move_and_wait(hep_context *context, const Job *job, Fault *fault)
 {
-    return jobs_add(context, job, fault) && jobs_wait(context, NULL, fault);
+    return add_job(context, job, fault) && jobs_wait(context, NULL, fault) &&
+           order_mark(context, LANE_RETURNS, &context->settled, fault) &&
+           order_before_caller(context, context->settled, fault);
 }
 
 hep_status hep_dense_gather(hep_context *context, const hep_tensor *share, const hep_tensor *full, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
     Job job = {.kind = JOB_DENSE_GATHER, .number = NONE};
-    bool ok = check_unbound(context, &fault) && take_share(share, "share", -1, FLOATS, &job.share, &fault) &&
+    bool ok = check_unbound(context, &fault) &&
+              take_share(context, share, own_shape("share", -1), &job.share, &fault) &&
               take_full(context, full, full_shape("full", 1u << share->dtype), job.share, &job.all, &fault) &&
               move_and_wait(context, &job, &fault);
     return context_leave(context, ok, &fault);
@@ -79,13 +94,13 @@ hep_status hep_dense_gather(hep_context *context, const hep_tensor *share, const
 hep_status hep_dense_return(hep_context *context, const hep_tensor *full, double scale, const hep_tensor *share,
                             void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
     Job job = {.kind = JOB_DENSE_RETURN, .scale = scale, .number = NONE};
-    bool ok = check_unbound(context, &fault) && take_share(share, "share", -1, FLOATS, &job.share, &fault) &&
+    bool ok = check_unbound(context, &fault) &&
+              take_share(context, share, own_shape("share", -1), &job.share, &fault) &&
               take_full(context, full, full_shape("full", FLOATS), job.share, &job.all, &fault) &&
               move_and_wait(context, &job, &fault);
     return context_leave(context, ok, &fault);
@@ -135,11 +150,12 @@ typedef struct {
 
 static bool take_binding(const hep_context *context, const Binding *call, Bundle *out, Fault *fault)
 {
-    if (!take_share(call->share, "share", -1, FLOATS, &out->share, fault) ||
+    if (!take_share(context, call->share, own_shape("share", -1), &out->share, fault) ||
         !take_full(context, call->full, full_shape("full", 1u << call->share->dtype), out->share, &out->full, fault))
         return false;
     out->has_grad = call->grad;
-    return !call->grad || take_share(call->grad, "grad", (int64_t)out->share.cols, FLOATS, &out->grad, fault);
+    return !call->grad ||
+           take_share(context, call->grad, own_shape("grad", (int64_t)out->share.cols), &out->grad, fault);
 }
 
 static bool bind(hep_context *context, const Binding *call, Fault *fault)
@@ -156,6 +172,8 @@ static bool bind(hep_context *context, const Binding *call, Fault *fault)
                             .rows = 1,
                             .cols = taken.share.cols,
                             .dtype = taken.share.dtype};
+        shape.lane = &context->courier_lane;
+        shape.moves = context->moves;
         if (!coded_make(&taken.coded, &shape, fault))
             return false;
         if (!add_bundle(context, call->number, fault)) {
@@ -195,10 +213,9 @@ hep_status hep_dense_bind(hep_context *context, int bundle, const hep_tensor *sh
 
 hep_status hep_dense_begin(hep_context *context, int bundle, int flags, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
     Bundle *of = find_bundle(context, bundle, &fault);
     bool ok =
@@ -213,22 +230,22 @@ hep_status hep_dense_begin(hep_context *context, int bundle, int flags, void *st
                    .all = of->full,
                    .number = bundle,
                    .again = again};
-        ok = jobs_add(context, &job, &fault);
+        ok = add_job(context, &job, &fault);
     }
     return context_leave(context, ok, &fault);
 }
 
 hep_status hep_dense_gathered(hep_context *context, int bundle, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
     const Bundle *of = find_bundle(context, bundle, &fault);
     bool ok = of && jobs_wait(context, of, &fault) &&
               (of->is_gathered ||
-               fault_set(&fault, FAULT_MISMATCH, "hep_dense_begin did not start a gather of bundle %d", bundle));
+               fault_set(&fault, FAULT_MISMATCH, "hep_dense_begin did not start a gather of bundle %d", bundle)) &&
+              order_before_caller(context, of->done, &fault);
     return context_leave(context, ok, &fault);
 }
 
@@ -249,7 +266,7 @@ static bool send(hep_context *context, int number, const hep_tensor *full, doubl
                .number = number};
     uint32_t dtypes = of->coded.returns ? 1u << of->share.dtype : FLOATS;
     if (!take_full(context, full, full_shape("full_grad", dtypes), of->share, &job.all, fault) ||
-        !jobs_add(context, &job, fault))
+        !add_job(context, &job, fault))
         return false;
     of->returns++;
     return true;
@@ -257,10 +274,9 @@ static bool send(hep_context *context, int number, const hep_tensor *full, doubl
 
 hep_status hep_dense_send(hep_context *context, int bundle, const hep_tensor *full_grad, double scale, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
     return context_leave(context, send(context, bundle, full_grad, scale, &fault), &fault);
 }

@@ -48,8 +48,9 @@ bool dense_gather(hep_context *context, const Job *job, Fault *fault)
     Coded none = {0}, *coded = job->bundle ? &job->bundle->coded : &none;
     Shares shares = shares_of(context, job, CALL_OF_DENSE_GATHER);
     Tensor place = own_place(&shares);
-    if (place.data != job->share.data)
-        memmove(place.data, job->share.data, place.cols * dtype_bytes(place.dtype));
+    if (place.data != job->share.data && !context->moves->copy(shares.lane->queue, place.data, job->share.data,
+                                                               place.cols * dtype_bytes(place.dtype), fault))
+        return false;
     coded->is_fresh = coded->is_fresh && job->again;
     shares.whole = shares.whole || (coded->encodes && !coded->has_sent);
     uint32_t whole = coded_first_whole(coded), first = coded->is_fresh ? whole : 0;
@@ -66,6 +67,5 @@ bool dense_return(hep_context *context, const Job *job, Fault *fault)
     if (!coded_return(coded, &shares, fault))
         return false;
     count_bytes(&shares, coded, 0, true, context->dense_returned);
-    weights_add(own_place(&shares), job->scale, job->share);
-    return true;
+    return context->moves->add(shares.lane->queue, own_place(&shares), job->scale, job->share, fault);
 }

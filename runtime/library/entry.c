@@ -59,10 +59,24 @@ bool context_enter(hep_context *context, hep_status *status)
         *status = status_of(context);
         return false;
     }
-    if (!atomic_load(&context->failed))
+    if (!atomic_load(&context->failed)) {
+        if (context->device)
+            context->device->enter(context->mover);
         return true;
+    }
     atomic_store(&context->busy, false);
     *status = status_of(context);
+    return false;
+}
+
+bool context_enter_on(hep_context *context, void *stream, hep_status *status)
+{
+    Fault fault = {0};
+    if (!context_enter(context, status))
+        return false;
+    if (!context->device || context->device->attach(context->mover, stream, &fault))
+        return true;
+    *status = context_leave(context, false, &fault);
     return false;
 }
 
@@ -86,6 +100,8 @@ hep_status context_leave(hep_context *context, bool ok, Fault *fault)
     if (!ok)
         context_fail(context, fault);
     context_tell(context, context->threads_run ? CALLER_STREAMS : ALL_STREAMS);
+    if (context->device)
+        context->device->leave(context->mover);
     context->ahead_count = 0;
     atomic_store(&context->busy, false);
     return atomic_load(&context->failed) ? status_of(context) : HEP_OK;
@@ -173,14 +189,30 @@ bool context_blame(const hep_context *context, const CommCall *call, uint32_t le
 
 void *pool_take(Pool *pool, uint64_t bytes, Fault *fault)
 {
+    const MoveOps *moves = pool->moves ? pool->moves : &host_moves;
     if (bytes <= pool->bytes && pool->memory)
         return pool->memory;
-    free(pool->memory);
+    if (moves->of_device && pool->memory && pool->outgrown_count < OUTGROWN_MAX) {
+        pool->outgrown[pool->outgrown_count++] = pool->memory;
+        bytes = bytes > 2 * pool->bytes ? bytes : 2 * pool->bytes; // so that this does not happen often
+    } else {
+        moves->release(pool->memory);
+    }
     pool->bytes = bytes + 64;
-    pool->memory = aligned_alloc(64, (pool->bytes + 63) / 64 * 64);
+    pool->memory = moves->allocate(pool->bytes);
     if (!pool->memory) {
         pool->bytes = 0;
         fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " bytes of scratch", bytes);
     }
     return pool->memory;
+}
+
+void pool_free(Pool *pool)
+{
+    const MoveOps *moves = pool->moves ? pool->moves : &host_moves;
+    while (pool->outgrown_count)
+        moves->release(pool->outgrown[--pool->outgrown_count]);
+    moves->release(pool->memory);
+    pool->memory = NULL;
+    pool->bytes = 0;
 }

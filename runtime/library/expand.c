@@ -1,5 +1,5 @@
-// Routes whose rows are expanded: one for each expert that a row meets here, ordered by expert. Local copies and sums;
-// what travels is as without.
+// Routes whose rows are expanded: one for each expert that a row meets here, ordered by expert. Local copies and
+// sums; what travels is as without.
 #include <stdlib.h>
 
 #include "runtime/library/route.h"
@@ -9,13 +9,33 @@ static int32_t slot_of(const hep_route *route, const Record *record)
     return record->expert >= 0 ? route->of->map->slot_of_expert[record->expert] : -1;
 }
 
+// To where rows lie.
+static bool move_pairs(hep_route *route, Fault *fault)
+{
+    const hep_context *context = route->context;
+    int32_t count = (int32_t)route->pair_count;
+    route->moved_pair_count = store_take(route->store, sizeof(count), fault);
+    route->moved_pairs = route->pairs;
+    if (!route->moved_pair_count ||
+        !context->moves->put(context->caller_lane.queue, route->moved_pair_count, &count, sizeof(count), fault))
+        return false;
+    if (!context->device)
+        return true;
+    uint64_t bytes = route->pair_count * sizeof(*route->pairs);
+    route->moved_pairs = store_take(route->store, bytes + sizeof(*route->pairs), fault);
+    return route->moved_pairs &&
+           context->moves->put(context->caller_lane.queue, route->moved_pairs, route->pairs, bytes, fault);
+}
+
 // A counting sort: records in their order, by slot.
 bool route_order_pairs(hep_route *route, Fault *fault)
 {
     const Stage *end = &route->stages[route->hop_count];
     uint64_t records = end->record_rows * route->per_row, held = route->of->shares.block_experts;
+    const Record *all = route_records_seen(route, route->hop_count, route->context->caller_lane.queue, fault);
+    if (!all)
+        return false;
     uint32_t *places = calloc(held + 1, sizeof(*places));
-    const Record *all = end->records.data;
     if (!places)
         return fault_set(fault, FAULT_MEMORY, "out of memory for a route");
     for (uint64_t i = 0; i < records; i++)
@@ -24,62 +44,51 @@ bool route_order_pairs(hep_route *route, Fault *fault)
     for (uint64_t e = 0; e < held; e++)
         places[e + 1] += places[e];
     route->pair_count = places[held];
-    route->pairs = store_take(route->store, route->pair_count * sizeof(*route->pairs), fault);
+    route->pairs = store_take(route->host_store, (route->pair_count + 1) * sizeof(*route->pairs), fault);
     for (uint64_t i = 0; i < records && route->pairs; i++)
         if (slot_of(route, &all[i]) >= 0)
             route->pairs[places[slot_of(route, &all[i])]++] = (uint32_t)i;
     free(places);
-    return route->pairs;
+    return route->pairs && move_pairs(route, fault);
 }
 
-void route_give_expanded(const hep_route *route, Tensor rows)
+static MovePairs pairs_of(const hep_route *route)
 {
-    route_spread_rows(route, route->received, rows);
+    return (MovePairs){.order = route->moved_pairs,
+                       .count_here = route->moved_pair_count,
+                       .count = route->pair_count,
+                       .rows = route->stages[route->hop_count].record_rows,
+                       .per_row = route->per_row};
 }
 
-void route_spread_rows(const hep_route *route, Tensor rows, Tensor expanded)
+bool route_spread_rows(const hep_route *route, Tensor rows, Tensor expanded, Fault *fault)
 {
-    uint64_t bytes = rows.cols * dtype_bytes(rows.dtype);
-    for (uint64_t i = 0; i < route->pair_count; i++)
-        memcpy((char *)expanded.data + i * bytes, (const char *)rows.data + route->pairs[i] / route->per_row * bytes,
-               bytes);
+    const hep_context *context = route->context;
+    MovePairs pairs = pairs_of(route);
+    return context->moves->spread_pairs(context->caller_lane.queue, &pairs, rows, expanded, fault);
 }
 
-enum { COLUMNS = 256 };
-
-// Columns column .. column + count of all rows, in f32.
-static void fold_block(const hep_route *route, Tensor expanded, float *sums, uint64_t column, uint64_t count)
+static bool fold(const hep_route *route, const struct route_backward_tensors *t, Fault *fault)
 {
-    float part[COLUMNS];
-    uint64_t size = dtype_bytes(expanded.dtype);
-    for (uint64_t i = 0; i < route->pair_count; i++) {
-        float *restrict to = sums + route->pairs[i] / route->per_row * count;
-        host_to_f32((const char *)expanded.data + (i * expanded.cols + column) * size, expanded.dtype, part, count);
-        for (uint64_t c = 0; c < count; c++)
-            to[c] += part[c];
-    }
+    const hep_context *context = route->context;
+    MovePairs pairs = pairs_of(route);
+    Tensor work = {.dtype = DTYPE_F32, .rows = context->device ? 0 : t->drows.rows, .cols = MOVE_FOLD_COLUMNS};
+    work.data = store_take(route->host_store, work.rows * work.cols * sizeof(float), fault);
+    bool ok = work.data && context->moves->fold_pairs(context->caller_lane.queue, &pairs, t, work, fault);
+    store_give(route->host_store, work.data);
+    return ok;
 }
 
 bool route_fold_rows(const hep_route *route, Tensor expanded, Tensor rows, Fault *fault)
 {
-    float *sums = store_take(route->store, rows.rows * COLUMNS * sizeof(*sums), fault);
-    uint64_t size = dtype_bytes(rows.dtype);
-    if (!sums)
-        return false;
-    for (uint64_t column = 0; column < rows.cols; column += COLUMNS) {
-        uint64_t count = rows.cols - column < COLUMNS ? rows.cols - column : COLUMNS;
-        memset(sums, 0, rows.rows * count * sizeof(*sums));
-        fold_block(route, expanded, sums, column, count);
-        for (uint64_t r = 0; r < rows.rows; r++)
-            host_from_f32(sums + r * count, (char *)rows.data + (r * rows.cols + column) * size, rows.dtype, count);
-    }
-    store_give(route->store, sums);
-    return true;
+    return fold(route, &(struct route_backward_tensors){.drows_next = expanded, .drows = rows}, fault);
 }
 
-void route_fold_records(const hep_route *route, const float *expanded, float *records)
+bool route_fold_gradients(const hep_route *route, Gradients expanded, Gradients folded, Fault *fault)
 {
-    memset(records, 0, route->stages[route->hop_count].record_rows * route->per_row * sizeof(*records));
-    for (uint64_t i = 0; i < route->pair_count; i++)
-        records[route->pairs[i]] = expanded[i];
+    struct route_backward_tensors t = {.drows_next = expanded.rows,
+                                       .drecords_next = expanded.records,
+                                       .drows = folded.rows,
+                                       .drecords = folded.records};
+    return fold(route, &t, fault);
 }

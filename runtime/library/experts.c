@@ -1,5 +1,6 @@
 // Experts' weights: who may ask for what, and a thread of the context that gathers in the plan's order as far as slots
-// allow; gradients return by jobs.c. Where the communicator wants one thread alone, the caller's does both.
+// allow; gradients return by jobs.c. Where the communicator wants one thread alone, the caller's does both; of a GPU it
+// puts them in line (order.h), and a thread looks after what is there.
 #include "runtime/library/experts.h"
 
 #include <inttypes.h>
@@ -7,6 +8,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/library/jobs.h"
+#include "runtime/library/order.h"
 
 // ---- binding ---------------------------------------------------------------------------------------
 
@@ -24,7 +26,7 @@ static bool take_held(const hep_context *context, const Layer *layer, const hep_
     shape.cols = -1;
     shape.dtypes = dtype_bit(context);
     for (uint32_t p = 0; p < layer->parameters; p++) {
-        if (!tensor_take(&given[p], &shape, &out[p], fault))
+        if (!tensor_take(context, &given[p], &shape, &out[p], fault))
             return false;
         elements += out[p].cols;
     }
@@ -34,14 +36,15 @@ static bool take_held(const hep_context *context, const Layer *layer, const hep_
                      expected);
 }
 
-static bool take_owned(const Layer *layer, const hep_tensor given[], TensorShape shape, Tensor out[], Fault *fault)
+static bool take_owned(const hep_context *context, const Layer *layer, const hep_tensor given[], TensorShape shape,
+                       Tensor out[], Fault *fault)
 {
     for (uint32_t p = 0; p < layer->parameters; p++) {
         if (!layer->whole && p > 0)
             break; // one piece of a block
         shape.rows = (int64_t)layer->shares.rows;
         shape.cols = (int64_t)(layer->whole ? layer->full[p].cols : layer->shares.cols);
-        if (!tensor_take(&given[p], &shape, &out[p], fault))
+        if (!tensor_take(context, &given[p], &shape, &out[p], fault))
             return false;
     }
     return true;
@@ -72,11 +75,12 @@ static bool bind(hep_context *context, const Binding *call, Fault *fault)
     bound.parameters = (uint32_t)call->count;
     uint32_t of_grads = dtype_bit(context) | 1u << HEP_F32;
     if (!take_held(context, &bound, call->full, (TensorShape){.name = "full"}, bound.full, fault) ||
-        !take_owned(&bound, call->own, (TensorShape){.name = "own", .dtypes = dtype_bit(context)}, bound.own, fault))
+        !take_owned(context, &bound, call->own, (TensorShape){.name = "own", .dtypes = dtype_bit(context)}, bound.own,
+                    fault))
         return false;
     bound.has_grads = call->grads;
-    if (call->grads &&
-        !take_owned(&bound, call->grads, (TensorShape){.name = "grads", .dtypes = of_grads}, bound.grads, fault))
+    if (call->grads && !take_owned(context, &bound, call->grads, (TensorShape){.name = "grads", .dtypes = of_grads},
+                                   bound.grads, fault))
         return false;
     bound.present = false;
     bound.state = EXPERTS_IDLE;
@@ -120,13 +124,22 @@ static void gather_next(hep_context *context)
     uint32_t layer = queue_pop(context);
     Fault fault = {0};
     pthread_mutex_unlock(&context->mutex);
-    bool ok = experts_gather(context, layer, &fault);
+    bool ok = experts_gather(context, layer, &fault) &&
+              order_mark(context, LANE_GATHERS, &context->layers[layer].arrived, &fault);
     if (!ok)
         context_fail(context, &fault);
     pthread_mutex_lock(&context->mutex);
     context->layers[layer].state = ok ? EXPERTS_READY : EXPERTS_IDLE;
     context->layers[layer].present = ok;
     pthread_cond_broadcast(&context->changed);
+}
+
+// Of a GPU: puts in line what slots allow. All ranks do so in the same calls. The mutex is held.
+static void gather_ahead(hep_context *context)
+{
+    while (context->device && context->queue_first < context->queue_end && slot_free(context) &&
+           !atomic_load(&context->failed))
+        gather_next(context);
 }
 
 static void *gatherer_run(void *argument)
@@ -187,17 +200,27 @@ static void queue_layers(hep_context *context, int flags)
     }
 }
 
+// Packets of the first iterations are opened by other kernels than later ones.
+static void set_pace(hep_context *context)
+{
+    if (context->device)
+        context->device->hurry(context->mover, context->iterations > 1 + context->plan->whole_iterations);
+}
+
 hep_status hep_begin(hep_context *context, int flags, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
+    bool ok = order_after_caller(context, LANE_GATHERS, &context->begun, &fault);
     pthread_mutex_lock(&context->mutex);
-    bool ok = check_begin(context, flags, &fault);
-    if (ok)
+    ok = ok && check_begin(context, flags, &fault);
+    if (ok) {
         queue_layers(context, flags);
+        set_pace(context);
+        gather_ahead(context);
+    }
     pthread_cond_broadcast(&context->changed);
     pthread_mutex_unlock(&context->mutex);
     return context_leave(context, ok, &fault);
@@ -221,7 +244,7 @@ static bool await_layer(hep_context *context, int index, Fault *fault)
     while (layer->state == EXPERTS_QUEUED || layer->state == EXPERTS_MOVING) {
         if (context_has_failed(context, fault))
             return false;
-        if (!context->threads_run)
+        if (!context->threads_run && !context->device)
             gather_next(context);
         else if (is_stuck(context, layer))
             return fault_set(fault, FAULT_MISMATCH,
@@ -247,10 +270,9 @@ static bool check_pass_flags(int flags, Fault *fault)
 
 hep_status hep_gathered(hep_context *context, int layer, int flags, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
     bool ok = check_pass_flags(flags, &fault) && context_layer(context, layer, &fault);
     if (ok) {
@@ -259,6 +281,7 @@ hep_status hep_gathered(hep_context *context, int layer, int flags, void *stream
         ok = await_layer(context, layer, &fault);
         context->waited_s += clock_now_s() - begin_s;
         pthread_mutex_unlock(&context->mutex);
+        ok = ok && order_before_caller(context, context->layers[layer].arrived, &fault);
     }
     return context_leave(context, ok, &fault);
 }
@@ -279,15 +302,17 @@ static bool release(hep_context *context, int index, int flags, Fault *fault)
 
 hep_status hep_used(hep_context *context, int layer, int flags, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
-    bool ok = check_pass_flags(flags, &fault) && context_layer(context, layer, &fault);
+    bool ok = check_pass_flags(flags, &fault) && context_layer(context, layer, &fault) &&
+              order_after_caller(context, LANE_GATHERS, &context->released, &fault);
     if (ok) {
         pthread_mutex_lock(&context->mutex);
         ok = release(context, layer, flags, &fault);
+        if (ok)
+            gather_ahead(context);
         pthread_cond_broadcast(&context->changed);
         pthread_mutex_unlock(&context->mutex);
     }
@@ -341,29 +366,70 @@ static bool begin_return(hep_context *context, const Returning *call, Fault *fau
 hep_status hep_return(hep_context *context, int layer, int count, const hep_tensor full_grads[], double scale,
                       void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
     Returning call = {.layer = layer, .count = count, .full = full_grads, .scale = scale};
-    return context_leave(context, begin_return(context, &call, &fault), &fault);
+    bool ok =
+        order_after_caller(context, LANE_RETURNS, &context->given, &fault) && begin_return(context, &call, &fault);
+    return context_leave(context, ok, &fault);
 }
 
 hep_status hep_finish(hep_context *context, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
-    return context_leave(context, jobs_wait(context, NULL, &fault), &fault);
+    bool ok = jobs_wait(context, NULL, &fault) && order_mark(context, LANE_RETURNS, &context->settled, &fault) &&
+              order_before_caller(context, context->settled, &fault);
+    return context_leave(context, ok, &fault);
 }
 
 // ---- the threads -----------------------------------------------------------------------------------
 
+// The step of the plan that a call of this context stands for, as far as that tells.
+static void blame(const hep_context *context, const CommCall *call, Fault *fault)
+{
+    const Layer *layer = call->layer >= 0 ? &context->layers[call->layer] : NULL;
+    bool weights = call->purpose == CALL_OF_GATHER || call->purpose == CALL_OF_RETURN;
+    if (!layer || (weights ? layer->crossing_count == 0 : (uint32_t)call->pass >= layer->hop_count))
+        return;
+    uint32_t level = weights ? layer->crossings[0].level : layer->hops[call->pass].level;
+    (void)context_blame(context, call, level, false, fault);
+}
+
+// Looks after what is in line on a GPU: nobody else waits for it, and what has failed there would not end.
+static void *watcher_run(void *argument)
+{
+    static const double every_s = 0.02;
+    hep_context *context = argument;
+    bool ok = true;
+    pthread_mutex_lock(&context->mutex);
+    while (ok && !context->stopping && !atomic_load(&context->failed)) {
+        struct timespec until = clock_timespec(clock_now_s() + every_s);
+        pthread_cond_timedwait(&context->changed, &context->mutex, &until);
+        Fault fault = {0};
+        CommCall call = {.layer = NONE};
+        pthread_mutex_unlock(&context->mutex);
+        ok = context->device->look(context->mover, &call, &fault);
+        if (!ok) {
+            blame(context, &call, &fault);
+            context_fail(context, &fault);
+        }
+        pthread_mutex_lock(&context->mutex);
+    }
+    pthread_mutex_unlock(&context->mutex);
+    return NULL;
+}
+
 bool experts_start(hep_context *context, Fault *fault)
 {
+    if (context->device) {
+        context->is_watched = pthread_create(&context->watcher, NULL, watcher_run, context) == 0;
+        return context->is_watched || fault_set(fault, FAULT_MEMORY, "a thread cannot be started");
+    }
     if (context->link.handle->one_thread)
         return true;
     if (pthread_create(&context->gatherer, NULL, gatherer_run, context) != 0)
@@ -388,5 +454,7 @@ void experts_stop(hep_context *context)
     pthread_mutex_unlock(&context->mutex);
     if (context->threads_run)
         pthread_join(context->gatherer, NULL);
+    if (context->is_watched)
+        pthread_join(context->watcher, NULL);
     jobs_stop(context);
 }

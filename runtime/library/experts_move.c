@@ -3,7 +3,6 @@
 #include "runtime/library/experts.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 #include "runtime/library/coded.h"
 
@@ -40,26 +39,28 @@ static uint32_t kept_crossings(const Layer *layer)
 // Copies what came over the kept crossings out of the tensors, or back.
 static bool copy_kept(Layer *layer, const Shares *shares, bool out, Fault *fault)
 {
+    const MoveOps *moves = shares->context->moves;
     uint64_t first, count, bytes = 0;
     shares_block(shares, kept_crossings(layer), &first, &count);
     for (uint32_t t = 0; t < shares->tensor_count; t++)
         bytes += shares->tensors[t].cols * dtype_bytes(shares->tensors[t].dtype) * count * shares->rows;
     if (out && bytes > layer->kept_bytes) {
-        free(layer->kept);
-        layer->kept = malloc(bytes);
+        moves->release(layer->kept);
+        layer->kept = moves->allocate(bytes);
         layer->kept_bytes = layer->kept ? bytes : 0;
         if (!layer->kept)
             return fault_set(fault, FAULT_MEMORY, "out of memory for %" PRIu64 " bytes of kept experts", bytes);
     }
     char *kept = layer->kept;
-    for (uint32_t t = 0; t < shares->tensor_count; t++) {
+    bool ok = true;
+    for (uint32_t t = 0; t < shares->tensor_count && ok; t++) {
         uint64_t share = shares->tensors[t].cols * dtype_bytes(shares->tensors[t].dtype) * shares->rows;
         char *at = (char *)shares->tensors[t].data + first * share;
-        memcpy(out ? kept : at, out ? at : kept, count * share);
+        ok = moves->copy(shares->lane->queue, out ? kept : at, out ? at : kept, count * share, fault);
         kept += count * share;
     }
-    layer->has_kept = true;
-    return true;
+    layer->has_kept = ok;
+    return ok;
 }
 
 // Gathers, and keeps what is to be kept.
@@ -81,14 +82,16 @@ static bool gather_shares(Layer *layer, Shares *shares, Fault *fault)
 
 // ---- shares that are whole experts -----------------------------------------------------------------
 
-static void place_own(const Layer *layer, const Shares *shares)
+static bool place_own(const Layer *layer, const Shares *shares, Fault *fault)
 {
-    for (uint32_t p = 0; p < layer->parameters; p++) {
+    bool ok = true;
+    for (uint32_t p = 0; p < layer->parameters && ok; p++) {
         uint64_t bytes = tensor_bytes(layer->own[p]);
         char *place = (char *)layer->full[p].data + shares->slot * bytes;
-        if (place != layer->own[p].data && bytes)
-            memmove(place, layer->own[p].data, bytes);
+        if (place != layer->own[p].data)
+            ok = shares->context->moves->copy(shares->lane->queue, place, layer->own[p].data, bytes, fault);
     }
+    return ok;
 }
 
 static bool gather_whole(hep_context *context, uint32_t index, Fault *fault)
@@ -96,8 +99,7 @@ static bool gather_whole(hep_context *context, uint32_t index, Fault *fault)
     Layer *layer = &context->layers[index];
     Shares shares = shares_of(context, CALL_OF_GATHER, index, layer->full);
     shares.lane = &context->gather_lane;
-    place_own(layer, &shares);
-    return gather_shares(layer, &shares, fault);
+    return place_own(layer, &shares, fault) && gather_shares(layer, &shares, fault);
 }
 
 static bool return_whole(hep_context *context, const Job *job, Fault *fault)
@@ -107,13 +109,14 @@ static bool return_whole(hep_context *context, const Job *job, Fault *fault)
     shares.lane = &context->courier_lane;
     if (!coded_return(&layer->coded, &shares, fault))
         return false;
-    for (uint32_t p = 0; p < layer->parameters; p++) {
+    bool ok = true;
+    for (uint32_t p = 0; p < layer->parameters && ok; p++) {
         Tensor own = job->full[p];
         own.rows = shares.rows;
         own.data = (char *)own.data + shares.slot * tensor_bytes(own);
-        weights_add(own, job->scale, layer->grads[p]);
+        ok = context->moves->add(shares.lane->queue, own, job->scale, layer->grads[p], fault);
     }
-    return true;
+    return ok;
 }
 
 // ---- shares that go through a block ----------------------------------------------------------------
@@ -135,7 +138,8 @@ static bool block_make(const hep_context *context, uint32_t index, CallPurpose p
     block->memory = pool_take(&lane->block, of->members * block->share_bytes, fault);
     if (!block->memory)
         return false;
-    memset(block->memory + experts, 0, of->members * block->share_bytes - experts);
+    if (!context->moves->clear(lane->queue, block->memory + experts, of->members * block->share_bytes - experts, fault))
+        return false;
     block->shares = shares_of(context, purpose, index, layer->full);
     block->shares.lane = lane;
     block->shares.tensor_count = 1;
@@ -145,17 +149,27 @@ static bool block_make(const hep_context *context, uint32_t index, CallPurpose p
 }
 
 // `count` experts one after another, each one's parameters one after another; or back.
-static void block_copy(const Layer *layer, char *block, uint64_t count, const Tensor parameters[], bool into)
+typedef struct {
+    char *block;
+    uint64_t count;
+    const Tensor *parameters;
+    bool into;
+} BlockCopy;
+
+static bool block_copy(const Layer *layer, const Shares *shares, BlockCopy of, Fault *fault)
 {
-    uint64_t size = dtype_bytes(parameters[0].dtype);
-    for (uint64_t e = 0; e < count; e++) {
-        for (uint32_t p = 0; p < layer->parameters; p++) {
-            uint64_t bytes = parameters[p].cols * size;
-            char *of_caller = (char *)parameters[p].data + e * bytes;
-            memcpy(into ? block : of_caller, into ? of_caller : block, bytes);
-            block += bytes;
+    uint64_t size = dtype_bytes(of.parameters[0].dtype);
+    bool ok = true;
+    for (uint64_t e = 0; e < of.count && ok; e++) {
+        for (uint32_t p = 0; p < layer->parameters && ok; p++) {
+            uint64_t bytes = of.parameters[p].cols * size;
+            char *of_caller = (char *)of.parameters[p].data + e * bytes;
+            ok = shares->context->moves->copy(shares->lane->queue, of.into ? of.block : of_caller,
+                                              of.into ? of_caller : of.block, bytes, fault);
+            of.block += bytes;
         }
     }
+    return ok;
 }
 
 static bool gather_block(hep_context *context, uint32_t index, Fault *fault)
@@ -165,10 +179,11 @@ static bool gather_block(hep_context *context, uint32_t index, Fault *fault)
     if (!block_make(context, index, CALL_OF_GATHER, &context->gather_lane, &block, fault))
         return false;
     char *own = block.memory + layer->own_slot * block.share_bytes;
-    if (layer->whole)
-        block_copy(layer, own, layer->shares.rows, layer->own, true);
-    else
-        memcpy(own, layer->own[0].data, block.share_bytes);
+    bool ok = layer->whole
+                  ? block_copy(layer, &block.shares, (BlockCopy){own, layer->shares.rows, layer->own, true}, fault)
+                  : context->moves->copy(block.shares.lane->queue, own, layer->own[0].data, block.share_bytes, fault);
+    if (!ok)
+        return false;
     uint64_t every = context->plan->pass == PASS_TRAINING ? context->plan->shared_every : UINT64_MAX;
     uint64_t iteration = context_iteration(context);
     block.shares.whole = iteration < context->plan->whole_iterations;
@@ -178,22 +193,27 @@ static bool gather_block(hep_context *context, uint32_t index, Fault *fault)
     layer->summed = sums ? iteration + 1 : layer->summed;
     if (!gather_shares(layer, &block.shares, fault))
         return false;
-    block_copy(layer, block.memory, layer->shares.block_experts, layer->full, false);
-    return true;
+    return block_copy(layer, &block.shares, (BlockCopy){block.memory, layer->shares.block_experts, layer->full, false},
+                      fault);
 }
 
 // Adds the sums of own experts to the caller's.
-static void add_own(const Layer *layer, const char *own, Dtype dtype, double scale)
+static bool add_own(const Layer *layer, const Shares *shares, double scale, Fault *fault)
 {
     uint64_t parts = layer->whole ? layer->shares.rows : 1;
-    for (uint64_t e = 0; e < parts; e++)
-        for (uint32_t p = 0; p < (layer->whole ? layer->parameters : 1); p++) {
-            Tensor to = layer->grads[p], from = {.data = (char *)own, .dtype = dtype, .rows = 1, .cols = to.cols};
+    Dtype dtype = shares->tensors[0].dtype;
+    char *own =
+        (char *)shares->tensors[0].data + layer->own_slot * shares->rows * shares->tensors[0].cols * dtype_bytes(dtype);
+    bool ok = true;
+    for (uint64_t e = 0; e < parts && ok; e++)
+        for (uint32_t p = 0; p < (layer->whole ? layer->parameters : 1) && ok; p++) {
+            Tensor to = layer->grads[p], from = {.data = own, .dtype = dtype, .rows = 1, .cols = to.cols};
             to.rows = 1;
             to.data = (char *)to.data + e * to.cols * dtype_bytes(to.dtype);
-            weights_add(from, scale, to);
+            ok = shares->context->moves->add(shares->lane->queue, from, scale, to, fault);
             own += to.cols * dtype_bytes(dtype);
         }
+    return ok;
 }
 
 static bool return_block(hep_context *context, const Job *job, Fault *fault)
@@ -203,11 +223,9 @@ static bool return_block(hep_context *context, const Job *job, Fault *fault)
     if (!block_make(context, job->layer, CALL_OF_RETURN, &context->courier_lane, &block, fault))
         return false;
     block.shares.whole = job->whole;
-    block_copy(layer, block.memory, layer->shares.block_experts, job->full, true);
-    if (!coded_return(&layer->coded, &block.shares, fault))
-        return false;
-    add_own(layer, block.memory + layer->own_slot * block.share_bytes, block.shares.tensors[0].dtype, job->scale);
-    return true;
+    BlockCopy all = {block.memory, layer->shares.block_experts, job->full, true};
+    return block_copy(layer, &block.shares, all, fault) && coded_return(&layer->coded, &block.shares, fault) &&
+           add_own(layer, &block.shares, job->scale, fault);
 }
 
 bool experts_gather(hep_context *context, uint32_t layer, Fault *fault)

@@ -6,6 +6,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/library/dense.h"
 #include "runtime/library/experts.h"
+#include "runtime/library/order.h"
 
 static bool job_run(hep_context *context, const Job *job, Fault *fault)
 {
@@ -26,7 +27,8 @@ static void job_next(hep_context *context)
     Job *job = context->jobs;
     Fault fault = {0};
     pthread_mutex_unlock(&context->mutex);
-    bool ok = job_run(context, job, &fault);
+    bool ok = job_run(context, job, &fault) &&
+              (!job->bundle || order_mark(context, LANE_RETURNS, &job->bundle->done, &fault));
     if (!ok)
         context_fail(context, &fault);
     pthread_mutex_lock(&context->mutex);

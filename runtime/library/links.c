@@ -6,11 +6,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "runtime/comm/comm_threads.h"
+#include "runtime/library/device.h"
 
 static const double timeout_default_s = 300;
 
-bool link_options(const hep_comm_options *from, hep_comm_options *options, Fault *fault)
+bool link_options(const hep_comm_options *from, hep_comm_options *options, bool of_device, Fault *fault)
 {
     if (!library_take(options, from, sizeof(*options), fault))
         return false;
@@ -20,11 +20,22 @@ bool link_options(const hep_comm_options *from, hep_comm_options *options, Fault
         options->timeout_s = timeout_default_s;
     if (!(options->timeout_s > 0) || !isfinite(options->timeout_s))
         return fault_set(fault, FAULT_USAGE, "a time-out of %g s: expected more than 0", options->timeout_s);
-    if (options->device >= 0)
+    if (options->device >= 0 && !of_device)
         return fault_set(fault, FAULT_INFEASIBLE,
-                         "tensors of a GPU are not supported by this version of the library: "
-                         "device is to be -1");
+                         "this communicator moves host memory alone: 'device' is to be -1, or tensors of GPU %d travel "
+                         "over NCCL (hep_comm_nccl)",
+                         options->device);
     return true;
+}
+
+bool link_launch(Launch *launch, Fault *fault)
+{
+    LaunchState state = launch_read(launch, fault);
+    if (state == LAUNCH_NONE)
+        fault_set(fault, FAULT_RUN,
+                  "no launcher has started this process: expected torchrun, mpirun or srun, or RANK, "
+                  "WORLD_SIZE, MASTER_ADDR and MASTER_PORT");
+    return state == LAUNCH_FOUND;
 }
 
 void link_drop(hep_comm *handle)
@@ -60,6 +71,8 @@ typedef struct {
     hep_comm handle; // first
     Board *board;
     uint64_t joined;
+    const LibraryDevice *device; // of a GPU that all ranks share, or NULL
+    int device_index;
 } ThreadLink;
 
 static void meetup_free(Meetup *meetup)
@@ -132,19 +145,23 @@ static Comm *threads_join(hep_comm *handle, const hep_plan *plan, void **state, 
     if (fault->kind != FAULT_NONE)
         return NULL;
     uint64_t rank = cluster_rank_of_process(&meetup->plan->plan->cluster, (uint64_t)handle->rank);
-    Comm *comm = thread_world_comm(meetup->world, rank);
-    if (meetup->digest != plan->digest) {
+    Comm *comm = thread_world_comm(meetup->world, rank), *joined = comm;
+    if (meetup->digest != plan->digest)
         fault_set(fault, FAULT_INPUT, "rank %d has another plan than other ranks", handle->rank);
-        comm->ops->abort(comm, fault);
-        return NULL;
-    }
-    return comm;
+    else if (link->device)
+        joined = link->device->open(meetup->world, rank, link->device_index, fault);
+    if (fault->kind == FAULT_NONE)
+        return joined;
+    comm->ops->abort(comm, fault);
+    return NULL;
 }
 
 static void threads_leave(hep_comm *handle, Comm *comm, void *state)
 {
-    (void)comm;
+    const LibraryDevice *device = ((ThreadLink *)handle)->device;
     Meetup *meetup = state, **at;
+    if (device && comm && comm->device) // else of one that was refused
+        device->close(comm);
     Board *board = ((ThreadLink *)handle)->board;
     if (!meetup)
         return;
@@ -187,12 +204,15 @@ static const LinkOps thread_link_ops = {
 static bool make_threads(int ranks, const hep_comm_options *given, hep_comm *comms[], Fault *fault)
 {
     hep_comm_options options;
-    if (!library_given(comms, "comms", fault) || !link_options(given, &options, fault))
+    if (!library_given(comms, "comms", fault) || !link_options(given, &options, true, fault))
         return false;
     if (ranks < 1)
         return fault_set(fault, FAULT_USAGE, "%d ranks: expected 1 or more", ranks);
     for (int r = 0; r < ranks; r++)
         comms[r] = NULL;
+    const LibraryDevice *device = options.device >= 0 ? library_device(fault) : NULL;
+    if (options.device >= 0 && (!device || !device->check(options.device, fault)))
+        return false;
     Board *board = calloc(1, sizeof(*board));
     bool ok = board;
     for (int r = 0; r < ranks && ok; r++) {
@@ -201,7 +221,14 @@ static bool make_threads(int ranks, const hep_comm_options *given, hep_comm *com
         if (!link)
             break;
         link->board = board;
-        link->handle = (hep_comm){.ops = &thread_link_ops, .rank = r, .ranks = ranks, .timeout_s = options.timeout_s};
+        link->device = device;
+        link->device_index = options.device;
+        link->handle = (hep_comm){.ops = &thread_link_ops,
+                                  .rank = r,
+                                  .ranks = ranks,
+                                  .timeout_s = options.timeout_s,
+                                  .one_thread = device,
+                                  .device = device ? device->mover : NULL};
         atomic_init(&link->handle.references, 1);
         comms[r] = &link->handle;
     }

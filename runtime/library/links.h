@@ -2,7 +2,8 @@
 #ifndef HEP_LIBRARY_LINKS_H
 #define HEP_LIBRARY_LINKS_H
 
-#include "runtime/comm/comm.h"
+#include "runtime/comm/rendezvous.h"
+#include "runtime/engine/mover.h"
 #include "runtime/library/library.h"
 
 typedef struct {
@@ -23,7 +24,8 @@ struct hep_comm {
     atomic_uint references; // the caller's, and one of every context
     int rank, ranks;
     double timeout_s;
-    bool one_thread; // collectives only inside the caller's calls
+    bool one_thread;        // collectives only inside the caller's calls
+    const MoverOps *device; // of tensors in a GPU's memory; NULL: the host's
 };
 
 // What a context holds of its communicator.
@@ -32,7 +34,10 @@ typedef struct {
     void *state;
 } Link;
 
-bool link_options(const hep_comm_options *from, hep_comm_options *options, Fault *fault) MUST_CHECK;
+// of_device: tensors may lie in a GPU's memory.
+bool link_options(const hep_comm_options *from, hep_comm_options *options, bool of_device, Fault *fault) MUST_CHECK;
+// What a launcher says of this process. False and a fault: nothing, or not all.
+bool link_launch(Launch *launch, Fault *fault) MUST_CHECK;
 void link_drop(hep_comm *handle); // takes NULL
 
 #endif

@@ -30,19 +30,33 @@ static bool scrap_tensor(Scrap *scrap, Dtype dtype, uint64_t rows, uint64_t cols
     return out->data;
 }
 
-static Tensor counts_tensor(int32_t *counts, const Meeting *meeting)
+static MoveQueue *queue_of(const hep_route *route)
 {
-    return (Tensor){.data = counts, .dtype = DTYPE_I32, .rows = meeting->place.members, .cols = 1};
+    return route->context->caller_lane.queue;
 }
 
-static Tensor origin_tensor(const Stage *stage)
+static MoveCounts counts_of(const Stage *stage)
 {
-    return (Tensor){.data = stage->origin, .dtype = DTYPE_I32, .rows = stage->own + stage->sent, .cols = 1};
+    return (MoveCounts){.send = stage->send_counts, .next = stage->next_counts, .known = true};
 }
 
 static uint32_t fanout_of(const hep_route *route, uint32_t hop)
 {
     return hop == 0 ? route->fanout : 1;
+}
+
+static MoveRoute way_back(const hep_route *route, uint32_t hop)
+{
+    return (MoveRoute){.table = &route->of->hops[hop].of_rows,
+                       .rows = route->stages[hop].record_rows,
+                       .fanout = fanout_of(route, hop),
+                       .copies_max = route->top_k};
+}
+
+static bool copy_all(const hep_route *route, Tensor from, Tensor to, Fault *fault)
+{
+    uint64_t bytes = from.rows * from.cols * dtype_bytes(from.dtype);
+    return route->context->moves->copy(queue_of(route), to.data, from.data, bytes, fault);
 }
 
 // Rows of the stage that the hop leaves, as sums come back to it.
@@ -62,8 +76,7 @@ static bool pack(const hep_route *route, TokenWay way, Tensor rows, Scrap *scrap
     Tensor packed = route_travelling(route, way, rows.rows);
     if (!scrap_tensor(scrap, packed.dtype, packed.rows, packed.cols, out, fault))
         return false;
-    host_encode_rows(route->context->plan->tokens[way], rows.rows, rows, *out);
-    return true;
+    return route->context->moves->encode_rows(queue_of(route), route->context->plan->tokens[way], rows, *out, fault);
 }
 
 // Room for rows as they travel that way, to be opened into `rows`: that itself, where they are not packed.
@@ -74,10 +87,10 @@ static bool pack_room(const hep_route *route, TokenWay way, Tensor rows, Scrap *
     return !route_packs(route, way) || scrap_tensor(scrap, packed.dtype, packed.rows, packed.cols, out, fault);
 }
 
-static void unpack(const hep_route *route, TokenWay way, Tensor packed, Tensor rows)
+static bool unpack(const hep_route *route, TokenWay way, Tensor packed, Tensor rows, Fault *fault)
 {
-    if (route_packs(route, way))
-        host_decode_rows(route->context->plan->tokens[way], rows.rows, packed, rows);
+    return !route_packs(route, way) ||
+           route->context->moves->decode_rows(queue_of(route), route->context->plan->tokens[way], packed, rows, fault);
 }
 
 // ---- results ---------------------------------------------------------------------------------------
@@ -87,31 +100,30 @@ static bool return_hop(const hep_route *route, uint32_t hop, Tensor results, Ten
     const Stage *stage = &route->stages[hop];
     Meeting meeting = route_meeting(route, hop, CALL_OF_COMBINE);
     const ModelDims *model = &route->context->plan->model;
-    uint32_t fanout = fanout_of(route, hop);
-    uint64_t work_elements = host_scratch_elements(model, OP_UNROUTE, results.rows, 1, fanout);
+    MoveRoute way = way_back(route, hop);
+    uint64_t work_elements =
+        route->context->device ? 0 : host_scratch_elements(model, OP_UNROUTE, results.rows, 1, way.fanout);
     Tensor returned, work, from, to;
     if (!scrap_tensor(scrap, results.dtype, stage->sent, results.cols, &returned, fault) ||
         !scrap_tensor(scrap, DTYPE_F32, 1, work_elements, &work, fault) ||
         !pack(route, WAY_COMBINE, results, scrap, &from, fault) ||
         !pack_room(route, WAY_COMBINE, returned, scrap, &to, fault))
         return false;
-    ReturnTensors travel = {.part_count = 1,
-                            .from = {from},
-                            .to = {to},
-                            .next_counts = counts_tensor(stage->next_counts, &meeting),
-                            .send_counts = counts_tensor(stage->send_counts, &meeting)};
-    if (!route_blame(route, hop, &meeting, host_move_back(&meeting, &travel, fault), fault))
-        return false;
-    unpack(route, WAY_COMBINE, to, returned);
-    host_unroute(&route->of->hops[hop].table, stage->record_rows, fanout, results, returned, travel.send_counts,
-                 origin_tensor(stage), sums, work);
-    return true;
+    ReturnTensors travel = {.part_count = 1, .from = {from}, .to = {to}};
+    struct unroute_tensors t = {.results = results,
+                                .returned = returned,
+                                .send_counts = route_counts(route, hop, false),
+                                .origin = route_origin(stage),
+                                .rows = sums};
+    return route_blame(route, hop, &meeting, move_back(&meeting, &travel, counts_of(stage), fault), fault) &&
+           unpack(route, WAY_COMBINE, to, returned, fault) &&
+           route->context->moves->unroute(queue_of(route), &way, &t, work, fault);
 }
 
 static bool combine(const hep_route *route, Tensor results, Tensor out, Scrap *scrap, Fault *fault)
 {
     if (route->hop_count == 0)
-        memcpy(out.data, results.data, out.rows * out.cols * dtype_bytes(out.dtype));
+        return copy_all(route, results, out, fault);
     for (uint32_t hop = route->hop_count; hop-- > 0;) {
         Tensor sums = out;
         if (hop > 0 && !scrap_tensor(scrap, out.dtype, stage_rows(route, hop), out.cols, &sums, fault))
@@ -130,14 +142,14 @@ static bool take_rows(const hep_route *route, const hep_tensor *tensor, const ch
     if (!route->finished)
         return fault_set(fault, FAULT_MISMATCH, "hep_dispatch_finish was not called for this route");
     TensorShape shape = {name, (int64_t)route_rows(route), model->hidden, 1u << model->dtype};
-    return tensor_take(tensor, &shape, out, fault);
+    return tensor_take(route->context, tensor, &shape, out, fault);
 }
 
 static bool take_tokens(const hep_route *route, const hep_tensor *tensor, const char *name, Tensor *out, Fault *fault)
 {
     const ModelDims *model = &route->context->plan->model;
     TensorShape shape = {name, (int64_t)route->tokens, model->hidden, 1u << model->dtype};
-    return tensor_take(tensor, &shape, out, fault);
+    return tensor_take(route->context, tensor, &shape, out, fault);
 }
 
 static bool last_stage_tensor(const hep_route *route, Scrap *scrap, Tensor *out, Fault *fault)
@@ -161,10 +173,9 @@ static bool run_combine(hep_route *route, const hep_tensor *results, const hep_t
 
 hep_status hep_combine(hep_route *route, const hep_tensor *results, const hep_tensor *out, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!route_enter(route, &status))
+    if (!route_enter(route, stream, &status))
         return status;
     Scrap scrap = {.store = route->store};
     context_expect(route->context, route->of, true);
@@ -179,21 +190,31 @@ static bool send_gradients(const hep_route *route, uint32_t hop, Tensor drows, T
                            Fault *fault)
 {
     const Stage *stage = &route->stages[hop];
+    const hep_context *context = route->context;
     Meeting meeting = route_meeting(route, hop, CALL_OF_COMBINE_BACKWARD);
+    MoveRoute way = way_back(route, hop);
     Tensor sent, counts;
-    // Counts travel once more, as in the schedule: they are compared with what came before.
+    // Counts travel once more, as in the schedule: they are compared with what came before. Of a GPU, that would wait.
     if (!scrap_tensor(scrap, drows.dtype, stage->sent, drows.cols, &sent, fault) ||
         !scrap_tensor(scrap, DTYPE_I32, meeting.place.members, 1, &counts, fault))
         return false;
+    MoveCounts known = {.send = stage->send_counts, .next = counts.data};
+    if (context->device)
+        known = counts_of(stage);
     struct dispatch_tensors travel = {.send_rows = sent,
-                                      .send_counts = counts_tensor(stage->send_counts, &meeting),
+                                      .send_counts = route_counts(route, hop, false),
                                       .next_rows = dresults,
                                       .next_counts = counts};
-    host_unroute_backward(&route->of->hops[hop].table, fanout_of(route, hop), drows, travel.send_counts,
-                          origin_tensor(stage), dresults, sent);
-    if (!route_blame(route, hop, &meeting, host_move_dispatch(&meeting, &travel, false, fault), fault))
+    struct unroute_backward_tensors t = {.drows = drows,
+                                         .send_counts = travel.send_counts,
+                                         .origin = route_origin(stage),
+                                         .dresults = dresults,
+                                         .send_rows = sent};
+    bool ok = context->moves->unroute_backward(queue_of(route), &way, &t, fault) &&
+              move_dispatch(&meeting, &travel, known, fault);
+    if (!route_blame(route, hop, &meeting, ok, fault))
         return false;
-    return memcmp(counts.data, stage->next_counts, counts.rows * sizeof(int32_t)) == 0 ||
+    return context->device || memcmp(counts.data, stage->next_counts, counts.rows * sizeof(int32_t)) == 0 ||
            fault_set(fault, FAULT_MISMATCH, "other ranks go back along another route of layer %d", route->layer);
 }
 
@@ -220,16 +241,15 @@ static bool run_combine_backward(hep_route *route, const hep_tensor *dout, const
         to = given;
         if (route->expanded && !last_stage_tensor(route, scrap, &to, fault))
             return false;
-        unpack(route, WAY_COMBINE_GRADIENT, from, to);
+        if (!unpack(route, WAY_COMBINE_GRADIENT, from, to, fault))
+            return false;
         from = to;
     }
-    if (hops > 0)
-        route_clear_padding(route, from);
+    if (hops > 0 && !route_clear_padding(route, from, fault))
+        return false;
     if (route->expanded)
-        route_spread_rows(route, from, given);
-    else if (hops == 0)
-        memcpy(given.data, from.data, from.rows * from.cols * dtype_bytes(from.dtype));
-    return true;
+        return route_spread_rows(route, from, given, fault);
+    return hops > 0 || copy_all(route, from, given, fault);
 }
 
 static bool check_training(const hep_route *route, Fault *fault)
@@ -240,10 +260,9 @@ static bool check_training(const hep_route *route, Fault *fault)
 
 hep_status hep_combine_backward(hep_route *route, const hep_tensor *dout, const hep_tensor *dresults, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!route_enter(route, &status))
+    if (!route_enter(route, stream, &status))
         return status;
     Scrap scrap = {.store = route->store};
     context_expect(route->context, route->of, false);
@@ -253,10 +272,6 @@ hep_status hep_combine_backward(hep_route *route, const hep_tensor *dout, const 
 }
 
 // ---- backward: gradients of rows and gate weights --------------------------------------------------
-
-typedef struct {
-    Tensor rows, records; // records: f32
-} Gradients;
 
 static bool return_gradients(const hep_route *route, uint32_t hop, Gradients from, Gradients to, Scrap *scrap,
                              Fault *fault)
@@ -270,17 +285,19 @@ static bool return_gradients(const hep_route *route, uint32_t hop, Gradients fro
         !pack(route, WAY_DISPATCH_GRADIENT, from.rows, scrap, &sent, fault) ||
         !pack_room(route, WAY_DISPATCH_GRADIENT, returned.rows, scrap, &came, fault))
         return false;
-    ReturnTensors travel = {.part_count = 2,
-                            .from = {sent, from.records},
-                            .to = {came, returned.records},
-                            .next_counts = counts_tensor(stage->next_counts, &meeting),
-                            .send_counts = counts_tensor(stage->send_counts, &meeting)};
-    if (!route_blame(route, hop, &meeting, host_move_back(&meeting, &travel, fault), fault))
-        return false;
-    unpack(route, WAY_DISPATCH_GRADIENT, came, returned.rows);
-    host_route_backward(&route->of->hops[hop].table, stage->record_rows, fanout_of(route, hop), from.rows, from.records,
-                        returned.rows, returned.records, travel.send_counts, origin_tensor(stage), to.rows, to.records);
-    return true;
+    ReturnTensors travel = {.part_count = 2, .from = {sent, from.records}, .to = {came, returned.records}};
+    MoveRoute way = way_back(route, hop);
+    struct route_backward_tensors t = {.drows_next = from.rows,
+                                       .drecords_next = from.records,
+                                       .returned = returned.rows,
+                                       .returned_records = returned.records,
+                                       .send_counts = route_counts(route, hop, false),
+                                       .origin = route_origin(stage),
+                                       .drows = to.rows,
+                                       .drecords = to.records};
+    return route_blame(route, hop, &meeting, move_back(&meeting, &travel, counts_of(stage), fault), fault) &&
+           unpack(route, WAY_DISPATCH_GRADIENT, came, returned.rows, fault) &&
+           route->context->moves->route_backward(queue_of(route), &way, &t, fault);
 }
 
 static bool send_home(const hep_route *route, Gradients from, Gradients to, Scrap *scrap, Fault *fault)
@@ -296,11 +313,7 @@ static bool send_home(const hep_route *route, Gradients from, Gradients to, Scra
             return false;
         from = next;
     }
-    if (hops > 0)
-        return true;
-    memcpy(to.rows.data, from.rows.data, to.rows.rows * to.rows.cols * dtype_bytes(to.rows.dtype));
-    memcpy(to.records.data, from.records.data, to.records.rows * to.records.cols * sizeof(float));
-    return true;
+    return hops > 0 || (copy_all(route, from.rows, to.rows, fault) && copy_all(route, from.records, to.records, fault));
 }
 
 // A call of hep_dispatch_backward.
@@ -314,9 +327,9 @@ static bool take_backward(const hep_route *route, const Backward *call, Gradient
                               1u << HEP_F32},
                 of_weights = {"out_dweights", (int64_t)route->tokens, route->top_k, 1u << HEP_F32};
     if (!take_rows(route, call->dx, "dx", &from->rows, fault) ||
-        !tensor_take(call->dweights, &of_records, &from->records, fault) ||
+        !tensor_take(route->context, call->dweights, &of_records, &from->records, fault) ||
         !take_tokens(route, call->out_dx, "out_dx", &to->rows, fault) ||
-        !tensor_take(call->out_dweights, &of_weights, &to->records, fault))
+        !tensor_take(route->context, call->out_dweights, &of_weights, &to->records, fault))
         return false;
     to->records.rows = route->tokens * route->fanout; // the same memory, by records
     to->records.cols = route->per_row;
@@ -332,9 +345,8 @@ static bool run_dispatch_backward(hep_route *route, const Backward *call, Scrap 
         uint64_t rows = route->stages[route->hop_count].record_rows;
         if (!last_stage_tensor(route, scrap, &folded.rows, fault) ||
             !scrap_tensor(scrap, DTYPE_F32, rows, route->per_row, &folded.records, fault) ||
-            !route_fold_rows(route, from.rows, folded.rows, fault))
+            !route_fold_gradients(route, from, folded, fault))
             return false;
-        route_fold_records(route, from.records.data, folded.records.data);
         from = folded;
     }
     return send_home(route, from, to, scrap, fault);
@@ -343,11 +355,10 @@ static bool run_dispatch_backward(hep_route *route, const Backward *call, Scrap 
 hep_status hep_dispatch_backward(hep_route *route, const hep_tensor *dx, const hep_tensor *dweights,
                                  const hep_tensor *out_dx, const hep_tensor *out_dweights, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
     Backward call = {.dx = dx, .dweights = dweights, .out_dx = out_dx, .out_dweights = out_dweights};
-    if (!route_enter(route, &status))
+    if (!route_enter(route, stream, &status))
         return status;
     Scrap scrap = {.store = route->store};
     context_expect(route->context, route->of, true);

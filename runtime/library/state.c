@@ -3,6 +3,7 @@
 #include <inttypes.h>
 
 #include "runtime/library/coded.h"
+#include "runtime/library/order.h"
 
 enum { STATE_VERSION = 1 };
 
@@ -74,8 +75,10 @@ static void put(char **at, const void *from, uint64_t bytes)
     *at += bytes;
 }
 
-static void save(const hep_context *context, char *at, uint64_t size)
+static bool save(const hep_context *context, char *at, uint64_t size, Fault *fault)
 {
+    MoveQueue *queue = context->gather_lane.queue;
+    bool ok = true;
     Part part;
     StateHead head = {.version = STATE_VERSION,
                       .digest = context->handle->digest,
@@ -84,14 +87,16 @@ static void save(const hep_context *context, char *at, uint64_t size)
                       .iterations = context->iterations};
     memcpy(head.magic, magic, sizeof(magic));
     put(&at, &head, sizeof(head));
-    for (uint32_t n = 0; find_part(context, n, &part); n++) {
+    for (uint32_t n = 0; ok && find_part(context, n, &part); n++) {
         PartHead of = {.bytes = part.coded->bytes,
                        .has_sent = part.coded->has_sent,
                        .gathers = part.bundle ? part.bundle->gathers : 0,
                        .returns = part.bundle ? part.bundle->returns : 0};
         put(&at, &of, sizeof(of));
-        put(&at, part.coded->memory, part.coded->bytes);
+        ok = context->moves->bring(queue, at, part.coded->memory, part.coded->bytes, fault);
+        at += part.coded->bytes;
     }
+    return ok;
 }
 
 static bool check_size(const hep_context *context, const void *bytes, uint64_t size, Fault *fault)
@@ -132,33 +137,39 @@ static bool check_state(const hep_context *context, const char *at, uint64_t siz
     return true;
 }
 
-static void load(hep_context *context, const char *at)
+static bool load(hep_context *context, const char *at, Fault *fault)
 {
+    MoveQueue *queue = context->gather_lane.queue;
+    bool ok = true;
     StateHead head;
     Part part;
     take(&at, &head, sizeof(head));
     context->iterations = head.iterations;
-    for (uint32_t n = 0; find_part(context, n, &part); n++) {
+    for (uint32_t n = 0; ok && find_part(context, n, &part); n++) {
         PartHead of;
         take(&at, &of, sizeof(of));
-        take(&at, part.coded->memory, of.bytes);
+        ok = context->moves->put(queue, part.coded->memory, at, of.bytes, fault);
+        at += of.bytes;
         part.coded->has_sent = of.has_sent;
         if (part.bundle) {
             part.bundle->gathers = of.gathers;
             part.bundle->returns = of.returns;
         }
     }
+    return ok;
 }
 
-static void reset(hep_context *context)
+static bool reset(hep_context *context, Fault *fault)
 {
+    bool ok = true;
     Part part;
     context->iterations = 0;
-    for (uint32_t n = 0; find_part(context, n, &part); n++) {
-        coded_reset(part.coded);
+    for (uint32_t n = 0; ok && find_part(context, n, &part); n++) {
+        ok = coded_reset(part.coded, &context->gather_lane, fault);
         if (part.bundle)
             part.bundle->gathers = part.bundle->returns = 0;
     }
+    return ok;
 }
 
 // What was gathered is of the weights before.
@@ -188,32 +199,27 @@ hep_status hep_state_bytes(hep_context *context, uint64_t *bytes)
 
 hep_status hep_state_save(hep_context *context, void *bytes, uint64_t size, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
-    bool ok = check_size(context, bytes, size, &fault) && check_idle(context, &fault);
-    if (ok && size)
-        save(context, bytes, size);
+    bool ok = check_size(context, bytes, size, &fault) && check_idle(context, &fault) && order_settle(context, &fault);
+    ok = ok && (!size || save(context, bytes, size, &fault));
     return context_leave(context, ok, &fault);
 }
 
 hep_status hep_state_load(hep_context *context, const void *bytes, uint64_t size, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
     bool resets = !bytes && size == 0;
     bool ok = check_idle(context, &fault) && (resets || check_size(context, bytes, size, &fault)) &&
-              (size == 0 || check_state(context, bytes, size, &fault));
+              (size == 0 || check_state(context, bytes, size, &fault)) && order_settle(context, &fault);
     if (ok && has_state(context)) {
-        if (resets)
-            reset(context);
-        else
-            load(context, bytes);
+        ok = resets ? reset(context, &fault) : load(context, bytes, &fault);
+        ok = ok && order_settle(context, &fault);
         forget_gathered(context);
     }
     return context_leave(context, ok, &fault);

@@ -33,7 +33,13 @@ static bool check_extent(const TensorShape *shape, const char *what, int64_t is,
            fault_set(fault, FAULT_USAGE, "'%s' has %" PRId64 " %s, expected %" PRId64, shape->name, is, what, expected);
 }
 
-bool tensor_check(const hep_tensor *tensor, const TensorShape *shape, Fault *fault)
+// Of a GPU it is asked where it lies.
+static bool check_place(const hep_context *context, const hep_tensor *tensor, const char *name, Fault *fault)
+{
+    return !context->device || context->device->owns(context->mover, tensor->data, name, fault);
+}
+
+bool tensor_check(const hep_context *context, const hep_tensor *tensor, const TensorShape *shape, Fault *fault)
 {
     char expected[64];
     if (!library_given(tensor, shape->name, fault) || !check_extent(shape, "rows", tensor->rows, shape->rows, fault) ||
@@ -53,12 +59,15 @@ bool tensor_check(const hep_tensor *tensor, const TensorShape *shape, Fault *fau
     if (!checked_mul((uint64_t)tensor->rows, (uint64_t)tensor->cols, &elements) ||
         !checked_mul(elements, dtypes[tensor->dtype].bytes, &bytes) || bytes > INT64_MAX || tensor->rows > INT32_MAX)
         return fault_set(fault, FAULT_USAGE, "'%s' is too large", shape->name);
-    return elements == 0 || tensor->data || fault_set(fault, FAULT_USAGE, "'%s' has no data", shape->name);
+    if (elements > 0 && !tensor->data)
+        return fault_set(fault, FAULT_USAGE, "'%s' has no data", shape->name);
+    return elements == 0 || check_place(context, tensor, shape->name, fault);
 }
 
-bool tensor_take(const hep_tensor *tensor, const TensorShape *shape, Tensor *out, Fault *fault)
+bool tensor_take(const hep_context *context, const hep_tensor *tensor, const TensorShape *shape, Tensor *out,
+                 Fault *fault)
 {
-    if (!tensor_check(tensor, shape, fault))
+    if (!tensor_check(context, tensor, shape, fault))
         return false;
     static char nothing[16]; // rows of a tensor without any are not pointed to by NULL
     *out = (Tensor){.data = tensor->data ? tensor->data : nothing,

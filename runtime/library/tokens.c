@@ -1,31 +1,56 @@
-// Tokens of the caller: dispatch, combine and the backward pass of each, by the moves of host_moves.h. A route keeps,
+// Tokens of the caller: dispatch, combine and the backward pass of each, by the moves of moves.h. A route keeps,
 // for every level that rows cross, who got which of them.
 #include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "engines/host_scratch.h"
+#include "runtime/library/order.h"
 #include "runtime/library/route.h"
 
 enum { FLOATS = 1u << HEP_F32 | 1u << HEP_F16 | 1u << HEP_BF16, INDICES = 1u << HEP_I32 | 1u << HEP_I64 };
 
-static void record_fill(hep_route *route, const hep_tensor *experts, const float *weights)
+// What the gate chose, on the host.
+typedef struct {
+    const void *experts; // [count]
+    const float *weights;
+    uint64_t count;
+    bool wide;    // experts are i64
+    void *copies; // of a GPU's; or NULL
+} Choices;
+
+static int64_t chosen(const Choices *choices, uint64_t i)
 {
-    Record *records = route->stages[0].records.data;
-    uint64_t count = route->tokens * route->top_k;
-    for (uint64_t i = 0; i < count; i++) {
-        int64_t expert =
-            experts->dtype == HEP_I64 ? ((const int64_t *)experts->data)[i] : ((const int32_t *)experts->data)[i];
-        records[i] = (Record){.expert = (int32_t)expert, .weight = weights[i]};
-    }
+    return choices->wide ? ((const int64_t *)choices->experts)[i] : ((const int32_t *)choices->experts)[i];
 }
 
-static bool check_experts(const hep_route *route, const hep_tensor *experts, Fault *fault)
+// Of a GPU this waits for the caller's stream: what is chosen decides who is sent how much.
+static bool choices_take(const hep_route *route, const hep_tensor *experts, Tensor weights, Choices *out, Fault *fault)
+{
+    const hep_context *context = route->context;
+    uint64_t count = route->tokens * route->top_k, each = experts->dtype == HEP_I64 ? 8 : 4;
+    *out =
+        (Choices){.experts = experts->data, .weights = weights.data, .count = count, .wide = experts->dtype == HEP_I64};
+    if (!context->device || count == 0)
+        return true;
+    char *copies = store_take(route->host_store, count * (each + sizeof(float)), fault);
+    out->experts = out->copies = copies;
+    out->weights = copies ? (const float *)(const void *)(copies + count * each) : NULL;
+    MoveQueue *queue = context->caller_lane.queue;
+    return copies && context->moves->bring(queue, copies, experts->data, count * each, fault) &&
+           context->moves->bring(queue, copies + count * each, weights.data, count * sizeof(float), fault);
+}
+
+static void record_fill(Record *records, const Choices *choices)
+{
+    for (uint64_t i = 0; i < choices->count; i++)
+        records[i] = (Record){.expert = (int32_t)chosen(choices, i), .weight = choices->weights[i]};
+}
+
+static bool check_experts(const hep_route *route, const Choices *choices, Fault *fault)
 {
     int64_t all = route->context->plan->model.experts;
-    for (uint64_t i = 0; i < route->tokens * route->top_k; i++) {
-        int64_t expert =
-            experts->dtype == HEP_I64 ? ((const int64_t *)experts->data)[i] : ((const int32_t *)experts->data)[i];
+    for (uint64_t i = 0; i < choices->count; i++) {
+        int64_t expert = chosen(choices, i);
         if (expert < -1 || expert >= all)
             return fault_set(fault, FAULT_USAGE, "token %" PRIu64 " names expert %" PRId64 " of %" PRId64,
                              i / route->top_k, expert, all);
@@ -34,12 +59,11 @@ static bool check_experts(const hep_route *route, const hep_tensor *experts, Fau
 }
 
 // Choices of an expert beyond what the plan reserves for it: dropped, or a fault.
-static bool limit_experts(hep_route *route, bool drops, Fault *fault)
+static bool limit_experts(const hep_route *route, Record *records, bool drops, Fault *fault)
 {
     const hep_context *context = route->context;
     bool is_padded = route->hop_count > 0 && route->of->hops[0].table.place_rows;
     uint64_t limit = drops || is_padded ? context->capacity_rows : 0;
-    Record *records = route->stages[0].records.data;
     memset(context->taken, 0, context->plan->model.experts * sizeof(*context->taken));
     for (uint64_t i = 0; i < route->tokens * route->top_k && limit > 0; i++) {
         if (records[i].expert < 0 || context->taken[records[i].expert]++ < limit)
@@ -59,20 +83,6 @@ static Tensor tensor_of(void *data, Dtype dtype, uint64_t rows, uint64_t cols)
     return (Tensor){.data = data, .dtype = dtype, .rows = rows, .cols = cols};
 }
 
-bool route_packs(const hep_route *route, TokenWay way)
-{
-    return route->hop_count > 0 && route->context->plan->tokens[way] != TOKENS_FULL;
-}
-
-Tensor route_travelling(const hep_route *route, TokenWay way, uint64_t rows)
-{
-    const ModelDims *model = &route->context->plan->model;
-    TokenFormat format = route->context->plan->tokens[way];
-    return route_packs(route, way)
-               ? tensor_of(NULL, DTYPE_U8, rows, token_row_bytes(format, model->hidden, model->dtype))
-               : tensor_of(NULL, model->dtype, rows, model->hidden);
-}
-
 static bool stage_rows_make(hep_route *route, uint32_t stage, uint64_t rows, Fault *fault)
 {
     Stage *of = &route->stages[stage];
@@ -89,8 +99,9 @@ static bool pack_tokens(hep_route *route, Fault *fault)
         return true;
     if (!stage_rows_make(route, 0, route->tokens, fault))
         return false;
-    host_encode_rows(route->context->plan->tokens[WAY_DISPATCH], route->tokens, route->x, route->stages[0].rows);
-    return true;
+    const hep_context *context = route->context;
+    return context->moves->encode_rows(context->caller_lane.queue, context->plan->tokens[WAY_DISPATCH], route->x,
+                                       route->stages[0].rows, fault);
 }
 
 static bool stage_records_make(hep_route *route, uint32_t stage, Fault *fault)
@@ -101,25 +112,22 @@ static bool stage_records_make(hep_route *route, uint32_t stage, Fault *fault)
     return records;
 }
 
-bool route_enter(hep_route *route, hep_status *status)
+// The first stage's, of what was chosen.
+static bool records_begin(hep_route *route, const Choices *choices, bool drops, Fault *fault)
 {
-    Fault fault = {0};
-    if (library_given(route, "route", &fault))
-        return context_enter(route->context, status);
-    *status = library_end(&fault);
-    return false;
-}
-
-Meeting route_meeting(const hep_route *route, uint32_t hop, CallPurpose purpose)
-{
-    Meeting meeting = route->of->hops[hop].meeting;
-    meeting.call = (CommCall){.purpose = purpose, .layer = route->layer, .pass = (int32_t)hop};
-    return meeting;
-}
-
-bool route_blame(const hep_route *route, uint32_t hop, const Meeting *meeting, bool ok, Fault *fault)
-{
-    return context_blame(route->context, &meeting->call, route->of->hops[hop].level, ok, fault);
+    const hep_context *context = route->context;
+    Stage *first = &route->stages[0];
+    if (!stage_records_make(route, 0, fault))
+        return false;
+    if (context->device)
+        first->seen = store_take(route->host_store, choices->count * sizeof(Record), fault);
+    Record *records = context->device ? first->seen : first->records.data;
+    if (!records)
+        return false;
+    record_fill(records, choices);
+    return limit_experts(route, records, drops, fault) &&
+           context->moves->put(context->caller_lane.queue, first->records.data, records,
+                               choices->count * sizeof(Record), fault);
 }
 
 static uint64_t sum_counts(const int32_t *counts, uint32_t members)
@@ -130,9 +138,22 @@ static uint64_t sum_counts(const int32_t *counts, uint32_t members)
     return sum;
 }
 
-static Tensor counts_tensor(int32_t *counts, uint32_t members)
+static bool counts_make(hep_route *route, Stage *stage, uint32_t members, Fault *fault)
 {
-    return tensor_of(counts, DTYPE_I32, members, 1);
+    uint64_t bytes = 2ull * members * sizeof(int32_t);
+    stage->send_counts = stage->moved_counts = store_take(route->host_store, bytes, fault);
+    if (!stage->send_counts)
+        return false;
+    stage->next_counts = stage->send_counts + members;
+    if (route->context->device)
+        stage->moved_counts = store_take(route->store, bytes, fault);
+    return stage->moved_counts;
+}
+
+static bool origin_make(hep_route *route, Stage *stage, Fault *fault)
+{
+    stage->origin = store_take(route->store, (stage->own + stage->sent + 1) * sizeof(int32_t), fault);
+    return stage->origin;
 }
 
 // Messages of one size: nobody has to be told beforehand.
@@ -140,15 +161,25 @@ static bool lay_out_hop(hep_route *route, uint32_t hop, Fault *fault)
 {
     Stage *from = &route->stages[hop], *to = from + 1;
     const MessagePlace *place = &route->of->hops[hop].meeting.place;
-    from->send_counts = store_take(route->store, 2ull * place->members * sizeof(int32_t), fault);
-    from->origin = store_take(route->store, place->members * place->message_rows * sizeof(int32_t), fault);
-    if (!from->send_counts || !from->origin)
-        return false;
-    from->next_counts = from->send_counts + place->members;
     from->own = place->message_rows;
     from->sent = (place->members - 1) * place->message_rows;
     to->record_rows = place->members * place->message_rows;
-    return true;
+    return counts_make(route, from, place->members, fault) && origin_make(route, from, fault);
+}
+
+// All members learn how many rows the others send them.
+static bool exchange_counts(hep_route *route, uint32_t hop, Fault *fault)
+{
+    hep_context *context = route->context;
+    Stage *from = &route->stages[hop];
+    Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH);
+    Tensor send = route_counts(route, hop, false), next = route_counts(route, hop, true);
+    uint64_t bytes = meeting.place.members * sizeof(int32_t);
+    bool ok = context->moves->put(meeting.queue, send.data, from->send_counts, bytes, fault) &&
+              move_counts(&meeting, send, next, context->caller_lane.counts, fault) &&
+              context->moves->bring(meeting.queue, from->next_counts, next.data, bytes, fault);
+    from->next_counts[meeting.place.own] = from->send_counts[meeting.place.own];
+    return route_blame(route, hop, &meeting, ok, fault);
 }
 
 // How many rows of stage `hop` go where, and how many come instead.
@@ -159,21 +190,15 @@ static bool count_hop(hep_route *route, uint32_t hop, Fault *fault)
     uint32_t members = table->members;
     if (table->place_rows)
         return lay_out_hop(route, hop, fault);
-    from->send_counts = store_take(route->store, 2ull * members * sizeof(int32_t), fault);
-    if (!from->send_counts)
+    Tensor records = from->records;
+    records.data = (void *)route_records_seen(route, hop, route->context->caller_lane.queue, fault); // read only
+    if (!records.data || !counts_make(route, from, members, fault))
         return false;
-    from->next_counts = from->send_counts + members;
-    host_route_counts(table, from->record_rows, from->records, from->send_counts);
+    host_route_counts(table, from->record_rows, records, from->send_counts);
     from->own = (uint64_t)from->send_counts[table->own];
     uint64_t all = sum_counts(from->send_counts, members);
     from->sent = all - from->own;
-    from->origin = store_take(route->store, all * sizeof(int32_t), fault);
-    if (!from->origin)
-        return false;
-    Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH);
-    bool ok = host_move_counts(&meeting, counts_tensor(from->send_counts, members),
-                               counts_tensor(from->next_counts, members), route->context->counts, fault);
-    if (!route_blame(route, hop, &meeting, ok, fault))
+    if (!origin_make(route, from, fault) || !exchange_counts(route, hop, fault))
         return false;
     for (uint32_t m = 0; m < members; m++)
         if (from->next_counts[m] < 0)
@@ -188,32 +213,37 @@ static bool count_hop(hep_route *route, uint32_t hop, Fault *fault)
 static bool move_hop(hep_route *route, uint32_t hop, Fault *fault)
 {
     Stage *from = &route->stages[hop], *to = from + 1;
-    const RouteTable *table = &route->of->hops[hop].table;
-    uint32_t members = table->members, fanout = hop == 0 ? route->fanout : 1;
+    const hep_context *context = route->context;
+    const RouteTable *table = &route->of->hops[hop].of_rows;
+    MoveRoute way = {
+        .table = table, .rows = from->record_rows, .fanout = hop == 0 ? route->fanout : 1, .copies_max = route->top_k};
     uint64_t row_bytes = from->rows.cols * dtype_bytes(from->rows.dtype);
     uint64_t record_bytes = route->per_row * sizeof(Record);
-    char *sent = pool_take(&route->context->caller_pool, from->sent * (row_bytes + record_bytes) + 1, fault);
+    uint64_t row_room = (from->sent * row_bytes + 63) / 64 * 64; // records are vectors
+    char *sent = store_take(route->store, row_room + from->sent * record_bytes, fault);
     if (!sent)
         return false;
     Tensor send_rows = tensor_of(sent, from->rows.dtype, from->sent, from->rows.cols);
-    Tensor send_records = tensor_of(sent + from->sent * row_bytes, DTYPE_I32, from->sent, from->records.cols);
+    Tensor send_records = tensor_of(sent + row_room, DTYPE_I32, from->sent, from->records.cols);
     struct route_tensors split = {.rows = from->rows,
                                   .records = from->records,
                                   .next_rows = to->rows,
                                   .next_records = to->records,
                                   .send_rows = send_rows,
                                   .send_records = send_records,
-                                  .send_counts = counts_tensor(from->send_counts, members),
-                                  .origin = tensor_of(from->origin, DTYPE_I32, from->own + from->sent, 1)};
+                                  .send_counts = route_counts(route, hop, false),
+                                  .origin = route_origin(from)};
     struct dispatch_tensors travel = {.send_rows = send_rows,
                                       .send_records = send_records,
                                       .send_counts = split.send_counts,
                                       .next_rows = to->rows,
                                       .next_records = to->records,
-                                      .next_counts = counts_tensor(from->next_counts, members)};
+                                      .next_counts = route_counts(route, hop, true)};
     Meeting meeting = route_meeting(route, hop, CALL_OF_DISPATCH_FINISH);
-    bool ok = host_move_route(table, from->record_rows, fanout, &split, fault) &&
-              host_move_dispatch(&meeting, &travel, !table->place_rows, fault);
+    MoveCounts counts = {.send = from->send_counts, .next = from->next_counts, .known = !table->place_rows};
+    bool ok =
+        context->moves->route(meeting.queue, &way, &split, fault) && move_dispatch(&meeting, &travel, counts, fault);
+    store_give(route->store, sent);
     return route_blame(route, hop, &meeting, ok, fault);
 }
 
@@ -226,28 +256,15 @@ static void rows_drop(hep_route *route, uint32_t stage)
     of->has_rows = false;
 }
 
-void route_clear_padding(const hep_route *route, Tensor rows)
-{
-    const Record *records = route->stages[route->hop_count].records.data;
-    uint64_t bytes = rows.cols * dtype_bytes(rows.dtype);
-    if (route->hop_count == 0 || !route->of->hops[0].table.place_rows)
-        return;
-    for (uint64_t r = 0; r < rows.rows; r++) {
-        bool is_padding = true;
-        for (uint32_t i = 0; i < route->per_row; i++)
-            is_padding = is_padding && records[r * route->per_row + i].expert < 0;
-        if (is_padding)
-            memset((char *)rows.data + r * bytes, 0, bytes);
-    }
-}
-
 // What was of use for the next stage alone.
 static void stage_drop(hep_route *route, uint32_t stage)
 {
     Stage *of = &route->stages[stage];
     rows_drop(route, stage);
     store_give(route->store, of->records.data);
+    store_give(route->host_store, of->seen);
     of->records.data = NULL;
+    of->seen = NULL;
 }
 
 static bool dispatch_begin(hep_route *route, Fault *fault)
@@ -268,24 +285,23 @@ static bool dispatch_begin(hep_route *route, Fault *fault)
 
 static bool receive_rows(hep_route *route, Tensor rows, Fault *fault)
 {
+    const hep_context *context = route->context;
+    MoveQueue *queue = context->caller_lane.queue;
     uint32_t last = route->hop_count;
     Stage *end = &route->stages[last];
     bool packed = route_packs(route, WAY_DISPATCH);
     end->rows = rows;
-    if (last == 0) {
-        memcpy(rows.data, route->x.data, rows.rows * rows.cols * dtype_bytes(rows.dtype));
-        return true;
-    }
+    if (last == 0)
+        return context->moves->copy(queue, rows.data, route->x.data, rows.rows * rows.cols * dtype_bytes(rows.dtype),
+                                    fault);
     if (packed && !stage_rows_make(route, last, rows.rows, fault))
         return false;
     bool ok = stage_records_make(route, last, fault) && move_hop(route, last - 1, fault);
     stage_drop(route, last - 1);
     if (ok && packed)
-        host_decode_rows(route->context->plan->tokens[WAY_DISPATCH], rows.rows, end->rows, rows);
+        ok = context->moves->decode_rows(queue, context->plan->tokens[WAY_DISPATCH], end->rows, rows, fault);
     rows_drop(route, last);
-    if (ok)
-        route_clear_padding(route, rows);
-    return ok;
+    return ok && route_clear_padding(route, rows, fault);
 }
 
 // Receives all rows at once: how many there will be, expanded, only their records tell.
@@ -311,7 +327,9 @@ static hep_route *route_make(hep_context *context, int layer, uint64_t tokens, i
     const Plan *plan = context->plan;
     Layer *of = &context->layers[layer];
     bool naive = plan->dispatch == DISPATCH_NAIVE && of->hop_count > 0; // else there is nobody to send copies to
-    *route = (hep_route){.store = store_keep(context->store),
+    *route = (hep_route){.unmark = context->device ? context->device->unmark : NULL,
+                         .store = store_keep(context->store),
+                         .host_store = store_keep(context->host_store),
                          .context = context,
                          .of = of,
                          .hop_count = of->hop_count,
@@ -337,12 +355,20 @@ void hep_route_free(hep_route *route)
     if (!route || atomic_fetch_sub(&route->references, 1) != 1)
         return;
     for (uint32_t s = 0; s <= LEVELS_MAX; s++) {
-        store_give(route->store, route->stages[s].send_counts);
+        if (route->stages[s].moved_counts != route->stages[s].send_counts)
+            store_give(route->store, route->stages[s].moved_counts);
+        store_give(route->host_store, route->stages[s].send_counts);
         store_give(route->store, route->stages[s].origin);
         stage_drop(route, s);
     }
     store_give(route->store, route->received.data);
-    store_give(route->store, route->pairs);
+    if (route->moved_pairs != route->pairs)
+        store_give(route->store, route->moved_pairs);
+    store_give(route->host_store, route->pairs);
+    store_give(route->store, route->moved_pair_count);
+    if (route->unmark)
+        route->unmark(route->finished_at);
+    store_drop(route->host_store);
     store_drop(route->store);
     free(route);
 }
@@ -352,11 +378,12 @@ static bool take_tokens(const hep_context *context, const hep_tensor *x, const h
 {
     const ModelDims *model = &context->plan->model;
     TensorShape of_x = {"x", -1, model->hidden, 1u << model->dtype};
-    if (!tensor_take(x, &of_x, &taken[0], fault))
+    if (!tensor_take(context, x, &of_x, &taken[0], fault))
         return false;
     TensorShape of_experts = {"experts", x->rows, model->top_k, INDICES},
                 of_weights = {"weights", x->rows, model->top_k, 1u << HEP_F32};
-    if (!tensor_check(experts, &of_experts, fault) || !tensor_take(weights, &of_weights, &taken[1], fault))
+    if (!tensor_check(context, experts, &of_experts, fault) ||
+        !tensor_take(context, weights, &of_weights, &taken[1], fault))
         return false;
     return (uint64_t)x->rows <= context->max_tokens ||
            fault_set(fault, FAULT_USAGE, "%" PRId64 " tokens: the context was created for at most %" PRIu64, x->rows,
@@ -384,12 +411,11 @@ static bool dispatch(hep_context *context, const Dispatching *call, hep_route **
     if (!made)
         return false;
     made->x = made->stages[0].rows = taken[0];
-    bool ok = check_experts(made, call->experts, fault) && stage_records_make(made, 0, fault);
-    if (ok) {
-        record_fill(made, call->experts, taken[1].data);
-        ok = limit_experts(made, call->flags & HEP_DROP, fault) && pack_tokens(made, fault) &&
-             dispatch_begin(made, fault) && (!made->expanded || expand(made, fault));
-    }
+    Choices choices;
+    bool ok = choices_take(made, call->experts, taken[1], &choices, fault) && check_experts(made, &choices, fault) &&
+              records_begin(made, &choices, call->flags & HEP_DROP, fault);
+    store_give(made->host_store, choices.copies);
+    ok = ok && pack_tokens(made, fault) && dispatch_begin(made, fault) && (!made->expanded || expand(made, fault));
     if (ok)
         *route = made;
     else
@@ -401,10 +427,9 @@ static bool dispatch(hep_context *context, const Dispatching *call, hep_route **
 hep_status hep_dispatch(hep_context *context, int layer, const hep_tensor *x, const hep_tensor *experts,
                         const hep_tensor *weights, int flags, void *stream, hep_route **route)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!context_enter(context, &status))
+    if (!context_enter_on(context, stream, &status))
         return status;
     if (route)
         *route = NULL;
@@ -415,24 +440,27 @@ hep_status hep_dispatch(hep_context *context, int layer, const hep_tensor *x, co
 
 // ---- what arrives ----------------------------------------------------------------------------------
 
-uint64_t route_rows(const hep_route *route)
-{
-    return route->expanded ? route->pair_count : route->stages[route->hop_count].record_rows;
-}
-
 static uint32_t route_records(const hep_route *route)
 {
     return route->expanded ? 1 : route->per_row;
 }
 
-static void count_experts(const hep_route *route, int64_t *per_expert)
+// Of a GPU records come by the queue of returns, as the caller may have nothing more to do with his stream.
+static bool count_experts(hep_route *route, int64_t *per_expert, Fault *fault)
 {
+    hep_context *context = route->context;
     const Stage *end = &route->stages[route->hop_count];
-    const Record *records = end->records.data;
+    MoveQueue *queue = context->courier_lane.queue;
+    if (context->device && !end->seen && !context->device->follow(queue, route->finished_at, fault))
+        return false;
+    const Record *records = route_records_seen(route, route->hop_count, queue, fault);
+    if (!records)
+        return false;
     memset(per_expert, 0, route->of->shares.block_experts * sizeof(*per_expert));
     for (uint64_t i = 0; i < end->record_rows * route->per_row; i++)
         if (records[i].expert >= 0 && route->of->map->slot_of_expert[records[i].expert] >= 0)
             per_expert[route->of->map->slot_of_expert[records[i].expert]]++;
+    return true;
 }
 
 hep_status hep_route_rows(hep_route *route, int64_t *rows, int64_t *records, int64_t *per_expert)
@@ -451,26 +479,28 @@ hep_status hep_route_rows(hep_route *route, int64_t *rows, int64_t *records, int
                   "rows of each expert are known after hep_dispatch_finish, or with HEP_EXPANDED");
         return library_end(&fault);
     }
-    count_experts(route, per_expert);
-    return HEP_OK;
+    hep_context *context = route->context;
+    if (context->device)
+        context->device->enter(context->mover);
+    bool ok = count_experts(route, per_expert, &fault);
+    if (context->device)
+        context->device->leave(context->mover);
+    return ok ? HEP_OK : library_end(&fault);
 }
 
 // Records of the last stage as the caller takes them.
-static void give_records(const hep_route *route, const hep_tensor *experts, float *weights)
+static bool give_records(const hep_route *route, const hep_tensor *experts, Tensor weights, Fault *fault)
 {
-    const Record *records = route->stages[route->hop_count].records.data;
-    const int32_t *slots = route->of->map->slot_of_expert;
-    int64_t none = (int64_t)route->of->shares.block_experts;
-    for (uint64_t i = 0; i < route_rows(route) * route_records(route); i++) {
-        Record record = records[route->expanded ? route->pairs[i] : i];
-        int64_t slot = record.expert >= 0 ? slots[record.expert] : -1;
-        slot = slot < 0 ? none : slot;
-        if (experts->dtype == HEP_I64)
-            ((int64_t *)experts->data)[i] = slot;
-        else
-            ((int32_t *)experts->data)[i] = (int32_t)slot;
-        weights[i] = slot == none ? 0 : record.weight;
-    }
+    const hep_context *context = route->context;
+    GivenRecords given = {.records = route->stages[route->hop_count].records.data,
+                          .order = route->moved_pairs,
+                          .count = route_rows(route) * route_records(route),
+                          .slots = route->of->slots,
+                          .none = (int64_t)route->of->shares.block_experts,
+                          .experts = experts->data,
+                          .wide = experts->dtype == HEP_I64,
+                          .weights = weights.data};
+    return context->moves->give_records(context->caller_lane.queue, &given, fault);
 }
 
 static bool finish(hep_route *route, const hep_tensor *x, const hep_tensor *experts, const hep_tensor *weights,
@@ -484,25 +514,22 @@ static bool finish(hep_route *route, const hep_tensor *x, const hep_tensor *expe
     Tensor to, to_weights;
     if (route->finished)
         return fault_set(fault, FAULT_MISMATCH, "hep_dispatch_finish was called for this route before");
-    if (!tensor_take(x, &of_x, &to, fault) || !tensor_check(experts, &of_experts, fault) ||
-        !tensor_take(weights, &of_weights, &to_weights, fault))
+    hep_context *context = route->context;
+    if (!tensor_take(context, x, &of_x, &to, fault) || !tensor_check(context, experts, &of_experts, fault) ||
+        !tensor_take(context, weights, &of_weights, &to_weights, fault))
         return false;
-    if (route->expanded)
-        route_give_expanded(route, to);
-    else if (!receive_rows(route, to, fault))
-        return false;
-    route->finished = true;
-    give_records(route, experts, to_weights.data);
-    return true;
+    bool ok = route->expanded ? route_spread_rows(route, route->received, to, fault) : receive_rows(route, to, fault);
+    route->finished = ok;
+    return ok && give_records(route, experts, to_weights, fault) &&
+           order_mark(context, LANE_CALLER, &route->finished_at, fault);
 }
 
 hep_status hep_dispatch_finish(hep_route *route, const hep_tensor *x, const hep_tensor *experts,
                                const hep_tensor *weights, void *stream)
 {
-    (void)stream;
     hep_status status;
     Fault fault = {0};
-    if (!route_enter(route, &status))
+    if (!route_enter(route, stream, &status))
         return status;
     context_expect(route->context, route->of, true); // the last hop
     return context_leave(route->context, finish(route, x, experts, weights, &fault), &fault);

@@ -39,10 +39,11 @@ bool shares_gather(const Shares *shares, uint32_t first, Fault *fault)
     for (uint32_t c = first; c < shares->crossing_count; c++) {
         Meeting meeting = shares->crossings[c].gather;
         meeting.call = shares->call;
+        meeting.queue = shares->lane->queue;
         for (uint32_t t = 0; t < shares->tensor_count; t += MOVE_PARTS_MAX) {
             MovedShards parts = moved(shares, c, t);
             meeting.call.pass = shares->call.pass + (int32_t)t;
-            bool ok = host_move_gather(&meeting, &parts, fault);
+            bool ok = move_gather(&meeting, &parts, fault);
             if (!context_blame(shares->context, &shares->call, shares->crossings[c].level, ok, fault))
                 return false;
         }
@@ -62,29 +63,13 @@ bool shares_return(const Shares *shares, uint32_t crossing, Fault *fault)
 {
     Meeting meeting = shares->crossings[crossing].home;
     meeting.call = shares->call;
+    meeting.queue = shares->lane->queue;
     for (uint32_t t = 0; t < shares->tensor_count; t += MOVE_PARTS_MAX) {
         MovedShards parts = moved(shares, crossing, t);
         meeting.call.pass = shares->call.pass + (int32_t)t;
         void *scratch = pool_take(&shares->lane->sums, scatter_scratch(&parts, meeting.place.members) + 1, fault);
-        if (!scratch || !host_move_scatter(&meeting, &parts, scratch, fault))
+        if (!scratch || !move_scatter(&meeting, &parts, scratch, fault))
             return false;
     }
     return true;
-}
-
-enum { BLOCK = 1024 }; // elements
-
-void weights_add(Tensor from, double scale, Tensor to)
-{
-    float summand[BLOCK], sum[BLOCK];
-    uint64_t elements = to.rows * to.cols;
-    for (uint64_t first = 0; first < elements; first += BLOCK) {
-        uint64_t count = elements - first < BLOCK ? elements - first : BLOCK;
-        char *at = (char *)to.data + first * dtype_bytes(to.dtype);
-        host_to_f32((const char *)from.data + first * dtype_bytes(from.dtype), from.dtype, summand, count);
-        host_to_f32(at, to.dtype, sum, count);
-        for (uint64_t i = 0; i < count; i++)
-            sum[i] += (float)scale * summand[i];
-        host_from_f32(sum, at, to.dtype, count);
-    }
 }

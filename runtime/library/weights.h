@@ -27,7 +27,4 @@ bool shares_return(const Shares *shares, uint32_t crossing, Fault *fault) MUST_C
 // Shares that crossings before `end` have put together, around the own one: the first, and how many.
 void shares_block(const Shares *shares, uint32_t end, uint64_t *first, uint64_t *count);
 
-// to += scale x from, elements of any floating dtypes.
-void weights_add(Tensor from, double scale, Tensor to);
-
 #endif

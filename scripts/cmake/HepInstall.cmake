@@ -8,6 +8,7 @@ set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME hep)
 install(TARGETS ${programs} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 if(TARGET hep-cuda)
   install(TARGETS hep-cuda LIBRARY DESTINATION ${HEP_PLUGIN_FOLDER} COMPONENT cuda)
+  install(TARGETS hep-library-cuda LIBRARY DESTINATION ${HEP_PLUGIN_FOLDER} COMPONENT gpu)
 endif()
 install(DIRECTORY presets/ DESTINATION ${CMAKE_INSTALL_DATADIR}/hep/presets FILES_MATCHING PATTERN "*.hep")
 install(DIRECTORY samples/ DESTINATION ${CMAKE_INSTALL_DATADIR}/hep/samples)
@@ -48,6 +49,9 @@ install(FILES $<TARGET_FILE:hep_shared> DESTINATION lib RENAME libhep.so.0 COMPO
 
 # All that is installed and not in the source tree.
 add_custom_target(programs DEPENDS ${programs} hep_shared hep_static)
+if(TARGET hep-library-cuda)
+  add_dependencies(programs hep-library-cuda)
+endif()
 
 # zsh of Debian looks for what packages bring elsewhere than for what administrators install.
 function(hep_install_zsh file)

@@ -33,6 +33,7 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 include(GNUInstallDirs)
 set(HEP_PLUGIN_FOLDER lib/hep) # also where libraries have a folder per architecture: no other program looks for these
 file(RELATIVE_PATH HEP_PLUGINS_FROM_PROGRAM /prefix/${CMAKE_INSTALL_BINDIR} /prefix/${HEP_PLUGIN_FOLDER})
+file(RELATIVE_PATH HEP_PLUGINS_FROM_LIBRARY /prefix/${CMAKE_INSTALL_LIBDIR} /prefix/${HEP_PLUGIN_FOLDER})
 file(RELATIVE_PATH HEP_SHARE_FROM_PROGRAM /prefix/${CMAKE_INSTALL_BINDIR} /prefix/${CMAKE_INSTALL_DATADIR}/hep)
 get_filename_component(share ${CMAKE_BINARY_DIR}/bin/${HEP_SHARE_FROM_PROGRAM} ABSOLUTE)
 file(MAKE_DIRECTORY ${share})

@@ -373,11 +373,11 @@ static Batch *batch_create(const Call *calls, uint32_t count)
     return batch;
 }
 
-static _Atomic int under_way; // batches of streams, of all communicators that have peers
+static _Atomic int under_way[DEVICES_MAX]; // by device: batches of streams, of all communicators that have peers
 
-static int count_under_way(void)
+static int count_under_way(int device)
 {
-    return atomic_load(&under_way);
+    return atomic_load(&under_way[device % DEVICES_MAX]);
 }
 
 // No stream and no graph runs it any more.
@@ -386,7 +386,7 @@ static void batch_retire(void *argument)
     Batch *batch = argument;
     atomic_fetch_sub(batch->captured ? &batch->comm->graphs : &batch->comm->pending, 1);
     if (!batch->captured && batch->comm->size > 1)
-        atomic_fetch_sub(&under_way, 1);
+        atomic_fetch_sub(&under_way[batch->comm->device % DEVICES_MAX], 1);
     free(batch->calls);
     free(batch);
 }
@@ -420,7 +420,7 @@ static ncclResult_t launch_end(Batch *batch)
     batch->captured = emulation_capturing(stream);
     atomic_fetch_add(batch->captured ? &comm->graphs : &comm->pending, 1);
     if (!batch->captured && comm->size > 1)
-        atomic_fetch_add(&under_way, 1);
+        atomic_fetch_add(&under_way[comm->device % DEVICES_MAX], 1);
     emulation_set_collectives_hook(count_under_way);
     return emulation_launch_owned(stream, batch_run, batch, batch_retire) == cudaSuccess ? ncclSuccess
                                                                                          : ncclUnhandledCudaError;

@@ -47,6 +47,7 @@ struct CUstream_st {
     bool is_origin;      // of the capture
     bool is_joined;      // since its last captured work another stream of the capture has waited for it
     int priority;
+    int device;
     std::unique_ptr<emulation::StreamWorker> worker; // where streams are threads
 };
 
@@ -56,6 +57,7 @@ struct CUevent_st {
     bool is_timed;
     CUgraph_st *capture;   // recorded in a stream that was captured
     CUstream_st *recorder; // the stream, while it is captured
+    int device;
 };
 
 namespace
@@ -76,6 +78,7 @@ const bool memory_is_kept = mallopt(M_MMAP_MAX, 0) && mallopt(M_TRIM_THRESHOLD, 
 struct Allocation {
     size_t bytes;
     bool by_nccl; // ncclMemFree frees it, and nothing else
+    int device;
 };
 
 std::mutex lock;
@@ -83,12 +86,12 @@ std::unordered_map<void *, Allocation> allocations;
 std::unordered_map<void *, size_t> pinned;
 emulation_free_hook *before_free; // what NCCL has to say of memory that is freed
 emulation_collectives_hook *collectives;
-std::unordered_set<const void *> loaded; // kernels
+std::unordered_map<int, std::unordered_set<const void *>> loaded; // kernels, by device
 std::vector<CUstream_st *> streams;
 size_t allocated;
 thread_local cudaError_t last_error;
 thread_local int current_device;
-CUstream_st default_stream; // the legacy one
+CUstream_st default_stream; // the legacy one, of all devices
 
 cudaError_t result(cudaError_t error)
 {
@@ -181,6 +184,17 @@ cudaError_t invalidate(CUgraph_st *capture, cudaError_t why)
     return result(why);
 }
 
+// The current one for what is no device memory.
+int device_of(const void *memory)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    const char *at = static_cast<const char *>(memory);
+    for (const auto &[begin, allocation] : allocations)
+        if (at >= static_cast<char *>(begin) && at < static_cast<char *>(begin) + allocation.bytes)
+            return allocation.device;
+    return current_device;
+}
+
 // Copies and fills that the caller gave no stream of its own run late, too. Its thread lives as long as the program.
 emulation::StreamWorker *legacy_worker()
 {
@@ -204,11 +218,11 @@ cudaError_t synchronize(cudaStream_t stream)
     return cudaSuccess;
 }
 
-void drain_all()
+void drain_all(int device)
 {
     std::lock_guard<std::mutex> hold(lock);
     for (CUstream_st *stream : streams)
-        if (stream->worker)
+        if (stream->worker && stream->device == device)
             stream->worker->drain();
     if (legacy_worker())
         legacy_worker()->drain();
@@ -279,7 +293,7 @@ void emulation::count_enqueued()
 void emulation::load_kernel(const void *kernel)
 {
     std::lock_guard<std::mutex> hold(lock);
-    if (!loaded.insert(kernel).second || !collectives || collectives() == 0)
+    if (!loaded[current_device].insert(kernel).second || !collectives || collectives(current_device) == 0)
         return;
     fprintf(stderr,
             "emulation: a kernel is loaded while collectives are under way: peers that do so, too, wait for ever\n");
@@ -329,7 +343,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
     memset(base + GUARD + bytes, GUARD_BYTE, whole - GUARD - bytes);
     ASAN_POISON_MEMORY_REGION(base, GUARD); // reads show, too
     ASAN_POISON_MEMORY_REGION(base + GUARD + bytes, whole - GUARD - bytes);
-    allocations[base + GUARD] = {bytes, false};
+    allocations[base + GUARD] = {bytes, false, current_device};
     allocated += bytes;
     *memory = base + GUARD;
     return cudaSuccess;
@@ -341,7 +355,7 @@ cudaError_t cudaFree(void *memory)
         return cudaSuccess;
     if (capture_forbids() != cudaSuccess)
         return last_error;
-    drain_all();
+    drain_all(device_of(memory));
     std::lock_guard<std::mutex> hold(lock);
     auto found = allocations.find(memory);
     if (found == allocations.end() || found->second.by_nccl)
@@ -386,6 +400,22 @@ cudaError_t cudaFreeHost(void *memory)
             return result(cudaErrorInvalidValue);
     }
     free(memory);
+    return cudaSuccess;
+}
+
+// HEP_EMULATION_ALL_MEMORY: all memory is device memory, for programs whose memory is not allocated here.
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const void *memory)
+{
+    *attributes = {};
+    if (getenv("HEP_EMULATION_ALL_MEMORY")) {
+        attributes->type = cudaMemoryTypeManaged;
+        return cudaSuccess;
+    }
+    bool is_device = emulation_is_device_memory(memory, 1);
+    attributes->type = is_device              ? cudaMemoryTypeDevice
+                       : is_pinned(memory, 1) ? cudaMemoryTypeHost
+                                              : cudaMemoryTypeUnregistered;
+    attributes->device = is_device ? device_of(memory) : -1;
     return cudaSuccess;
 }
 
@@ -444,7 +474,7 @@ cudaError_t cudaMemset(void *to, int value, size_t bytes)
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned, int priority)
 {
     std::lock_guard<std::mutex> hold(lock);
-    *stream = new CUstream_st{nullptr, false, true, priority, nullptr};
+    *stream = new CUstream_st{nullptr, false, true, priority, current_device, nullptr};
     if (emulation::async_us() > 0)
         (*stream)->worker = std::make_unique<emulation::StreamWorker>();
     streams.push_back(*stream);
@@ -495,14 +525,15 @@ cudaError_t cudaDeviceSynchronize(void)
 {
     if (any_capture())
         return result(cudaErrorStreamCaptureUnsupported);
-    drain_all();
+    drain_all(current_device);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
 {
     bool is_timed = !(flags & cudaEventDisableTiming);
-    *event = new CUevent_st{std::make_shared<emulation::EventState>(), false, is_timed, nullptr, nullptr};
+    *event =
+        new CUevent_st{std::make_shared<emulation::EventState>(), false, is_timed, nullptr, nullptr, current_device};
     return cudaSuccess;
 }
 
@@ -525,6 +556,8 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
     CUgraph_st *capture = stream_of(stream)->capture;
     if (external && !capture)
         return result(cudaErrorInvalidValue);
+    if (event->device != (stream ? stream->device : current_device))
+        return result(cudaErrorInvalidResourceHandle);
     event->capture = external ? nullptr : capture;
     event->recorder = event->capture ? stream_of(stream) : nullptr;
     event->recorded = true;

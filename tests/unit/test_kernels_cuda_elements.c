@@ -122,6 +122,47 @@ Test(kernels_cuda, sum_of_parts)
     }
 }
 
+// The own part lies elsewhere, whichever it is.
+Test(kernels_cuda, sum_with_the_own_part)
+{
+    enum { COLS = 77, PARTS = 3 };
+    for (size_t d = 0; d < COUNT_OF(dtypes); d++)
+        for (uint32_t own = 0; own < PARTS; own++) {
+            Tensor parts[PARTS], others = make(dtypes[d], PARTS - 1, COLS), sum = make(DTYPE_F32, 1, COLS),
+                                 want = make(dtypes[d], 1, COLS);
+            uint64_t bytes = tensor_bytes(want);
+            for (uint32_t p = 0; p < PARTS; p++) {
+                parts[p] = make_random(dtypes[d], 1, COLS, 1);
+                if (p != own)
+                    memcpy((char *)others.data + (p - (p > own)) * bytes, parts[p].data, bytes);
+            }
+            for (uint64_t i = 0; i < COLS; i++)
+                ((float *)sum.data)[i] = ((float)at(parts[0], i) + (float)at(parts[1], i)) + (float)at(parts[2], i);
+            host_from_f32(sum.data, want.data, dtypes[d], COLS);
+            Tensor out = device_copy(parts[own]); // may be the own part
+            EXPECT_SUCCESS(cuda_sum_with_own(device_queue(0), out.data, own, device_copy(others).data, PARTS, out));
+            expect_same(out, want, bytes, "sum with the own part");
+            device_finish();
+        }
+}
+
+// A product and a sum in f32, which may be rounded together, then to the sum's dtype.
+Test(kernels_cuda, scaled_summands)
+{
+    static const uint64_t counts[] = {1, 8, 1001};
+    for (size_t from = 0; from < COUNT_OF(dtypes); from++)
+        for (size_t to = 0; to < COUNT_OF(dtypes); to++)
+            for (size_t c = 0; c < COUNT_OF(counts); c++) {
+                Tensor part = make_random(dtypes[from], 1, counts[c], 1),
+                       sum = make_random(dtypes[to], 1, counts[c], 1);
+                Tensor there = device_copy(sum);
+                EXPECT_SUCCESS(cuda_add_scaled(device_queue(0), device_copy(part), 0.3f, there));
+                host_add_scaled(part, 0.3f, sum);
+                expect_near(there, sum, counts[c], 2 * rounding(dtypes[to]), "scaled sum");
+                device_finish();
+            }
+}
+
 // What follows the first `skipped` elements, where whole registers are not aligned.
 static Tensor from_element(Tensor tensor, uint64_t skipped)
 {

@@ -189,6 +189,52 @@ Test(kernels_cuda, routing_there_and_back)
 }
 
 // After an exchange that was broken off, the device continues with what lies where records should be.
+// What callers of the library see of records: 5 experts, of which 1 and 3 are held, in slots 1 and 0.
+Test(kernels_cuda, records_as_callers_see_them)
+{
+    static const Record records[] = {{3, 0.5f}, {-1, 0}, {1, 0.25f}, {4, 2}, {3, 8}, {0, 1}};
+    static const int32_t slots[] = {-1, 1, -1, 0, -1}, order[] = {4, 2, 0};
+    static const int64_t all[] = {0, 7, 1, 7, 0, 7}, ordered[] = {0, 1, 0};
+    static const float weights[] = {0.5f, 0, 0.25f, 0, 8, 0}, ordered_weights[] = {8, 0.25f, 0.5f};
+    for (int kind = 0; kind < 4; kind++) {
+        bool wide = kind % 2, is_ordered = kind / 2;
+        uint64_t count = is_ordered ? 3 : 6;
+        Tensor of = make(DTYPE_I32, 6, 2), there_experts = device_make(DTYPE_I32, 1, count * (wide ? 2 : 1)),
+               there_weights = device_make(DTYPE_F32, 1, count);
+        memcpy(of.data, records, sizeof(records));
+        GivenRecords given = {.records = device_copy(of).data,
+                              .order = is_ordered ? (const uint32_t *)device_table(order, 3) : NULL,
+                              .count = count,
+                              .slots = device_table(slots, 5),
+                              .none = 7,
+                              .experts = there_experts.data,
+                              .wide = wide,
+                              .weights = there_weights.data};
+        EXPECT_SUCCESS(cuda_give_records(device_queue(0), &given));
+        Tensor experts = host_copy(there_experts), got = host_copy(there_weights);
+        for (uint64_t i = 0; i < count; i++) {
+            int64_t expert = wide ? ((const int64_t *)experts.data)[i] : ((const int32_t *)experts.data)[i];
+            cr_assert_eq(expert, is_ordered ? ordered[i] : all[i], "kind %d, record %d", kind, (int)i);
+            cr_assert_eq(((const float *)got.data)[i], is_ordered ? ordered_weights[i] : weights[i]);
+        }
+        device_finish();
+    }
+}
+
+Test(kernels_cuda, rows_of_padding_are_cleared)
+{
+    static const Record records[] = {{3, 1}, {-1, 0}, {-1, 0}, {-1, 0}, {-1, 0}, {0, 1}}; // row 1 of 3 has none
+    static const uint64_t cols[] = {8, 3, 640};
+    for (size_t c = 0; c < COUNT_OF(cols); c++) {
+        Tensor of = make(DTYPE_I32, 3, 4), rows = make_random(DTYPE_BF16, 3, cols[c], 1), there = device_copy(rows);
+        memcpy(of.data, records, sizeof(records));
+        EXPECT_SUCCESS(cuda_clear_padding(device_queue(0), device_copy(of).data, 2, there));
+        memset((char *)rows.data + 2 * cols[c], 0, 2 * cols[c]);
+        expect_same(there, rows, tensor_bytes(rows), "rows without padding");
+        device_finish();
+    }
+}
+
 Test(kernels_cuda, records_that_name_no_expert_are_padding)
 {
     const int32_t others[] = {EXPERTS, 1 << 30, INT32_MAX, INT32_MIN};

@@ -25,17 +25,18 @@ NOTICE_S = 2.0  # between looks for the notice of a rank that has failed
 
 
 def describe(tensor: torch.Tensor, rows: Optional[int] = None) -> Tensor:
-    """A contiguous tensor in host memory as libhep takes it: [rows][all else]; rows: its first dimension."""
-    if tensor.device.type != "cpu":
-        raise Error(Status.UNSUPPORTED, "a tensor on '%s': this version of hep communicates host memory alone"
+    """A contiguous tensor as libhep takes it: [rows][all else]; rows: its first dimension."""
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise Error(Status.UNSUPPORTED, "a tensor on '%s': hep communicates memory of the host and of CUDA devices"
                     % tensor.device)
+    device = -1 if tensor.device.type == "cpu" else tensor.device.index
     if tensor.dtype not in DTYPES:
         raise Error(Status.BAD_ARGUMENT, "a tensor of %s: plans know f32, f16 and bf16" % tensor.dtype)
     if not tensor.is_contiguous():
         raise Error(Status.BAD_ARGUMENT, "a tensor of shape %s that is not contiguous" % list(tensor.shape))
     count = tensor.shape[0] if rows is None else rows
     cols = tensor.numel() // count if count else int(tensor.shape[1:].numel())
-    return Tensor(tensor.data_ptr(), count, cols, DTYPES[tensor.dtype])
+    return Tensor(tensor.data_ptr(), count, cols, DTYPES[tensor.dtype], device=device)
 
 
 def check_world(plan: Plan, group: Optional[dist.ProcessGroup]) -> tuple[int, int]:

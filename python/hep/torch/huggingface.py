@@ -353,7 +353,7 @@ class Parallel:
 
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
         """torch.nn.utils.clip_grad_norm_ over the whole model: every rank gets the same norm. Collective."""
-        squares = torch.zeros(1, dtype=torch.float64)
+        squares = torch.zeros(1, dtype=torch.float64, device=next(self.model.parameters()).device)
         for parameter in self.session.parameters():
             if parameter.grad is not None:
                 squares += parameter.grad.double().square().sum()
@@ -418,7 +418,8 @@ class Parallel:
             by_first.setdefault(plan.owned(layer, rank).start, []).append(global_rank(self.session.group, rank))
         order = tuple(zip(*[by_first[first] for first in sorted(by_first)]))
         if order not in self._meshes:
-            self._meshes[order] = DeviceMesh("cpu", torch.tensor(order), mesh_dim_names=("copies", "owners"))
+            kind = next(self.session.parameters()).device.type
+            self._meshes[order] = DeviceMesh(kind, torch.tensor(order), mesh_dim_names=("copies", "owners"))
         return self._meshes[order]
 
     def gradients(self) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ..context import BACKWARD, DROP, WEIGHTS_SAME, Communicator, Context, Tensor, Times
+from ..context import BACKWARD, DROP, WEIGHTS_SAME, Communicator, Context, Tensor, Times, nccl_id
 from ..error import Error, Status
 from ..plan import Plan, Traffic
 from .groups import TIMEOUT_S, TORCH_DTYPES, GroupCarrier, check_world, describe
@@ -142,7 +142,8 @@ class Session:
     timeout_s: how long a collective waits for a rank that does not come. max_tokens: most tokens of a rank in one
     forward pass; 0: those of the plan. transport: "tcp" for connections of libhep's own, to rank 0 at MASTER_ADDR and
     between all ranks; "torch" for process groups of torch.distributed, over gloo, which take twice as long for a layer;
-    "auto" for the first where it works, else the second. gradient_scale: what sums of experts' gradients over ranks are
+    "auto" for the first where it works, else the second; "nccl" for tensors on the process's current CUDA device: experts'
+    weights and all that layers are called with, in order with the current stream. gradient_scale: what sums of experts' gradients over ranks are
     multiplied by; None: 1 / ranks, which is the mean that DistributedDataParallel makes of other gradients. drop: choices
     of experts beyond the plan's capacity are dropped; else they are an error where messages are padded.
     """
@@ -168,8 +169,11 @@ class Session:
         _watch_optimizers(self)
 
     def _connect(self, transport: str, timeout_s: float, max_tokens: int) -> Context:
-        if transport not in ("auto", "torch", "tcp"):
-            raise Error(Status.BAD_ARGUMENT, "transport '%s': expected 'auto', 'torch' or 'tcp'" % transport, self.rank)
+        if transport not in ("auto", "torch", "tcp", "nccl"):
+            raise Error(Status.BAD_ARGUMENT, "transport '%s': expected 'auto', 'torch', 'tcp' or 'nccl'" % transport,
+                        self.rank)
+        if transport == "nccl":
+            return self._over_nccl(_Notes(self.group, self.rank, timeout_s), max_tokens)
         if transport != "torch":
             notes = _Notes(self.group, self.rank, timeout_s)
             place = self._meeting_place(notes)
@@ -181,6 +185,19 @@ class Session:
                 return context
         self._carrier = GroupCarrier(self.group, timeout_s)
         return Context(self.plan, Communicator.carried(self.rank, self.ranks, self._carrier, timeout_s), max_tokens)
+
+    def _over_nccl(self, notes: "_Notes", max_tokens: int) -> Context:
+        if not torch.cuda.is_available():
+            raise Error(Status.UNSUPPORTED, "transport 'nccl' is for CUDA devices, and PyTorch sees none", self.rank)
+        device = torch.cuda.current_device()
+        if self.rank == 0:
+            notes.tell("nccl", nccl_id().hex())
+        os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
+        id_ = bytes.fromhex(notes.hear("nccl", 0))
+        comm = Communicator.nccl(self.rank, self.ranks, id_, device, notes.timeout_s)
+        context = Context(self.plan, comm, max_tokens, lambda: torch.cuda.current_stream(device).cuda_stream)
+        comm.close()
+        return context
 
     def _meeting_place(self, notes: "_Notes") -> Optional[tuple[str, int, bytes]]:
         """Where ranks may connect to rank 0: its host, a port that is free there, and a secret. Collective; None, on all
@@ -389,7 +406,8 @@ class Session:
         if size == 0:
             return False
         self._drain()
-        found = torch.tensor([int(own is not None and own.numel() == size)])
+        found = torch.tensor([int(own is not None and own.numel() == size)],
+                             device="cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
         dist.all_reduce(found, dist.ReduceOp.MIN, group=self.group)
         self._changed = True
         if own is None or not found.item():
