@@ -11,20 +11,25 @@ const Workload *choose_begin(const Spec *spec, Arena *arena)
     return workload_derive(codec_is_open(spec) ? with_codec(spec, CODEC_DENSE, arena) : spec, arena);
 }
 
+static const Spec *without_turns(const Spec *request, Arena *arena)
+{
+    Spec *spec = spec_copy(request, arena);
+    spec->plan.interleaves = false;
+    return spec;
+}
+
 // Micro-batches take no turns where that gains nothing: what would travel meanwhile is gathered.
 static void drop_idle_turns(Planned *out, Arena *arena)
 {
     static const double equal = 1e-9;
     if (spec_abreast(out->spec) == 1 || out->spec->plan.interleave != INTERLEAVE_AUTO)
         return;
-    Spec *spec = spec_copy(out->spec, arena);
-    spec->plan.interleaves = false;
-    const Workload *work = workload_derive(spec, arena);
+    const Workload *work = workload_derive(without_turns(out->work->spec, arena), arena); // workers stay where they are
     IterationCost cost;
-    cost_mix(work, &out->solution.mix, spec->plan.dispatch, &cost);
+    cost_mix(work, &out->solution.mix, out->spec->plan.dispatch, &cost);
     if (cost.iteration_s > (1 + equal) * out->solution.cost.iteration_s)
         return;
-    out->spec = spec;
+    out->spec = without_turns(out->spec, arena);
     out->work = work;
     out->solution.cost = cost;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "compiler/solve/footprint.h"
+#include "ir/base/tasks.h"
 #include "ir/codec.h"
 
 const double EXPLAIN_STEP = 1e9 / 8;
@@ -209,31 +210,6 @@ static double replanned_s(const Workload *work, const PlannerOptions *options, c
     return best_s;
 }
 
-static void collect_limits(const Workload *work, const PlannerOptions *options, const Solution *solution,
-                           Explanation *out)
-{
-    const Spec *spec = work->spec;
-    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
-        if (spec->cluster.levels[l].count > 1)
-            out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_LINK, .level = l};
-    out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_GATHER_QUEUE};
-    out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_COMPUTE};
-    if (!spec->model.abstract)
-        out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_MEMORY};
-    double least_s = solution->cost.iteration_s * (1 - EXPLAIN_MARGIN);
-    out->binding = out->limit_count;
-    for (uint32_t i = 0; i < out->limit_count; i++) {
-        ExplainLimit *limit = &out->limits[i];
-        limit->iteration_s = limit->kind == LIMIT_MEMORY
-                                 ? replanned_s(work, options, solution, QUANTITY_MEMORY, 0, UNLIMITED)
-                                 : lifted_s(work, solution, limit);
-        if (limit->iteration_s < least_s) {
-            least_s = limit->iteration_s;
-            out->binding = i;
-        }
-    }
-}
-
 const char *limit_name(const Cluster *cluster, const ExplainLimit *limit, char *out, size_t size)
 {
     switch (limit->kind) {
@@ -255,45 +231,166 @@ const char *limit_name(const Cluster *cluster, const ExplainLimit *limit, char *
 
 // ---- all together ----------------------------------------------------------------------------
 
-static void collect_sensitivities(const Workload *work, const PlannerOptions *options, const Solution *solution,
-                                  Arena *arena, Explanation *out)
+// What plans again, once or more often: each by itself, on a thread of its own.
+typedef struct Inquiry {
+    void (*run)(const ExplainedChoice *choice, const struct Inquiry *of, Arena *arena);
+    Quantity quantity;
+    uint32_t number; // the level, or micro-batches
+    void *record;    // of the kind that `run` fills
+} Inquiry;
+
+enum { INQUIRIES_MAX = SENSITIVITIES_MAX + 2 * LEVELS_MAX + 1 + MICRO_BATCH_ROWS_MAX + 1 };
+
+typedef struct {
+    const ExplainedChoice *choice;
+    Inquiry list[INQUIRIES_MAX];
+    Arena *arenas[INQUIRIES_MAX]; // of what records point to
+    uint32_t count;
+} Inquiries;
+
+static void inquire_sensitivity(const ExplainedChoice *choice, const Inquiry *of, Arena *arena)
 {
-    const Spec *spec = work->spec;
-    Sensitivity *next = out->sensitivities;
-    const ExplainedChoice choice = {work, options, solution, explain_slack(work, options, solution)};
-    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
-        if (spec->cluster.levels[l].count > 1)
-            *next++ = explain_sensitivity(&choice, QUANTITY_BANDWIDTH, l, arena);
-    *next++ = explain_sensitivity(&choice, QUANTITY_BATCH, 0, arena);
-    if (codec_info(spec->plan.experts.codec)->encodes && packet_has_ratio(coding_packing(&spec->plan.experts).form))
-        *next++ = explain_sensitivity(&choice, QUANTITY_RATIO, 0, arena);
-    if (!spec->model.abstract)
-        *next++ = explain_sensitivity(&choice, QUANTITY_MEMORY, 0, arena);
-    out->sensitivity_count = (uint32_t)(next - out->sensitivities);
-    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
-        if (spec->cluster.levels[l].count > 1)
-            out->even[out->even_count++] = explain_even(work, options, solution, l);
-    if (out->even_count > 1)
-        out->even[out->even_count++] = explain_even(work, options, solution, LEVELS_MAX);
-    out->micro_count = explain_micro_batches(&choice, arena, out->micro);
+    *(Sensitivity *)of->record = explain_sensitivity(choice, of->quantity, of->number, arena);
 }
 
-static void collect_more(const Workload *work, const PlannerOptions *options, const Solution *solution,
-                         Explanation *out)
+static void inquire_even(const ExplainedChoice *choice, const Inquiry *of, Arena *arena)
 {
+    (void)arena;
+    *(EvenPoint *)of->record = explain_even(choice->work, choice->options, choice->solution, of->number);
+}
+
+static void inquire_micro_row(const ExplainedChoice *choice, const Inquiry *of, Arena *arena)
+{
+    *(MicroBatchRow *)of->record = explain_micro_row(choice, of->number, arena);
+}
+
+static void inquire_more(const ExplainedChoice *choice, const Inquiry *of, Arena *arena)
+{
+    MoreBandwidth *more = of->record;
+    const Workload *work = choice->work;
+    double then = more->now_bytes_per_s + EXPLAIN_STEP;
+    Arena *scratch = arena_create();
+    const Workload *changed = explain_change(work, QUANTITY_BANDWIDTH, of->number, then, scratch);
+    IterationCost cost;
+    cost_mix(changed, &choice->solution->mix, changed->spec->plan.dispatch, &cost);
+    more->iteration_s = cost.iteration_s;
+    more->replanned_s = replanned_s(work, choice->options, choice->solution, QUANTITY_BANDWIDTH, of->number, then);
+    arena_destroy(scratch);
+    (void)arena;
+}
+
+static void inquire_memory(const ExplainedChoice *choice, const Inquiry *of, Arena *arena)
+{
+    (void)arena;
+    *(double *)of->record = replanned_s(choice->work, choice->options, choice->solution, QUANTITY_MEMORY, 0, UNLIMITED);
+}
+
+static void add_inquiry(Inquiries *all, Inquiry inquiry)
+{
+    all->list[all->count++] = inquiry;
+}
+
+// With a table of footprints of its own, which begins as all know.
+static void run_inquiry(void *context, uint32_t index)
+{
+    const Inquiries *all = context;
+    const Inquiry *of = &all->list[index];
+    Arena *scratch = arena_create();
+    ExplainedChoice choice = *all->choice;
+    Spec spec = *choice.work->spec;
+    Workload work = *choice.work;
+    spec.footprints = spec.footprints ? footprint_table_beside(spec.footprints, scratch) : NULL;
+    workload_set_spec(&work, &spec);
+    choice.work = &work;
+    of->run(&choice, of, all->arenas[index]);
+    arena_destroy(scratch);
+}
+
+static void run_inquiries(Inquiries *all, Arena *arena)
+{
+    for (uint32_t i = 0; i < all->count; i++)
+        all->arenas[i] = arena_create();
+    tasks_run(run_inquiry, all, all->count);
+    for (uint32_t i = 0; i < all->count; i++)
+        arena_join(arena, all->arenas[i]);
+}
+
+static void ask_sensitivity(Inquiries *all, Explanation *out, Quantity quantity, uint32_t level)
+{
+    add_inquiry(all, (Inquiry){.run = inquire_sensitivity,
+                               .quantity = quantity,
+                               .number = level,
+                               .record = &out->sensitivities[out->sensitivity_count++]});
+}
+
+static void ask_even(Inquiries *all, Explanation *out, uint32_t level)
+{
+    add_inquiry(all, (Inquiry){.run = inquire_even, .number = level, .record = &out->even[out->even_count++]});
+}
+
+static void ask_sensitivities(Inquiries *all, Explanation *out)
+{
+    const Spec *spec = all->choice->work->spec;
+    uint32_t numbers[MICRO_BATCH_ROWS_MAX];
+    out->micro_count = explain_micro_batches(all->choice, numbers);
+    for (uint32_t i = 0; i < out->micro_count; i++)
+        add_inquiry(all, (Inquiry){.run = inquire_micro_row, .number = numbers[i], .record = &out->micro[i]});
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        if (spec->cluster.levels[l].count > 1)
+            ask_sensitivity(all, out, QUANTITY_BANDWIDTH, l);
+    ask_sensitivity(all, out, QUANTITY_BATCH, 0);
+    if (codec_info(spec->plan.experts.codec)->encodes && packet_has_ratio(coding_packing(&spec->plan.experts).form))
+        ask_sensitivity(all, out, QUANTITY_RATIO, 0);
+    if (!spec->model.abstract)
+        ask_sensitivity(all, out, QUANTITY_MEMORY, 0);
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        if (spec->cluster.levels[l].count > 1)
+            ask_even(all, out, l);
+    if (out->even_count > 1)
+        ask_even(all, out, LEVELS_MAX);
+}
+
+static void ask_limits(Inquiries *all, Explanation *out)
+{
+    const Workload *work = all->choice->work;
+    const Spec *spec = work->spec;
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++)
+        if (spec->cluster.levels[l].count > 1)
+            out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_LINK, .level = l};
+    out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_GATHER_QUEUE};
+    out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_COMPUTE};
+    if (!spec->model.abstract)
+        out->limits[out->limit_count++] = (ExplainLimit){.kind = LIMIT_MEMORY};
+    for (uint32_t i = 0; i < out->limit_count; i++) {
+        ExplainLimit *limit = &out->limits[i];
+        if (limit->kind == LIMIT_MEMORY)
+            add_inquiry(all, (Inquiry){.run = inquire_memory, .record = &limit->iteration_s});
+        else
+            limit->iteration_s = lifted_s(work, all->choice->solution, limit);
+    }
+}
+
+static void find_binding(Explanation *out)
+{
+    double least_s = out->solution->cost.iteration_s * (1 - EXPLAIN_MARGIN);
+    out->binding = out->limit_count;
+    for (uint32_t i = 0; i < out->limit_count; i++) {
+        if (out->limits[i].iteration_s < least_s) {
+            least_s = out->limits[i].iteration_s;
+            out->binding = i;
+        }
+    }
+}
+
+static void ask_more(Inquiries *all, Explanation *out)
+{
+    const Workload *work = all->choice->work;
     for (uint32_t l = 0; l < work->spec->cluster.level_count; l++) {
         if (work->spec->cluster.levels[l].count < 2)
             continue;
         MoreBandwidth *more = &out->more[out->more_count++];
         *more = (MoreBandwidth){.level = l, .now_bytes_per_s = explain_now(work, QUANTITY_BANDWIDTH, l)};
-        Arena *scratch = arena_create();
-        double then = more->now_bytes_per_s + EXPLAIN_STEP;
-        const Workload *changed = explain_change(work, QUANTITY_BANDWIDTH, l, then, scratch);
-        IterationCost cost;
-        cost_mix(changed, &solution->mix, changed->spec->plan.dispatch, &cost);
-        more->iteration_s = cost.iteration_s;
-        more->replanned_s = replanned_s(work, options, solution, QUANTITY_BANDWIDTH, l, then);
-        arena_destroy(scratch);
+        add_inquiry(all, (Inquiry){.run = inquire_more, .number = l, .record = more});
     }
 }
 
@@ -347,13 +444,18 @@ void explain_collect(const Workload *work, const PlannerOptions *options, const 
 {
     *out = (Explanation){.work = work, .solution = solution, .is_too_deep = work->layer_count > EXPLAIN_LAYERS_MAX};
     out->gradient_wait_s = cost_gradient_wait_s(work, &solution->mix, work->spec->plan.dispatch);
-    collect_limits(work, options, solution, out);
+    bool is_forced = solution->status == STATUS_FORCED, probes = !is_forced && !out->is_too_deep;
+    const ExplainedChoice choice = {work, options, solution, probes ? explain_slack(work, options, solution) : 0};
     collect_runs(work, solution, arena, out);
-    collect_more(work, options, solution, out);
     if (work->spec->plan.exchange == EXCHANGE_PADDED)
         out->counted_s = counted_s(work, solution);
-    if (solution->status == STATUS_FORCED)
+    if (is_forced)
         out->free_s = free_choice_s(work, options);
-    else if (!out->is_too_deep)
-        collect_sensitivities(work, options, solution, arena, out);
+    Inquiries all = {.choice = &choice};
+    if (probes)
+        ask_sensitivities(&all, out);
+    ask_limits(&all, out);
+    ask_more(&all, out);
+    run_inquiries(&all, arena);
+    find_binding(out);
 }

@@ -139,7 +139,9 @@ typedef struct {
 
 Sensitivity explain_sensitivity(const ExplainedChoice *choice, Quantity quantity, uint32_t level, Arena *arena);
 EvenPoint explain_even(const Workload *work, const PlannerOptions *options, const Solution *solution, uint32_t level);
-uint32_t explain_micro_batches(const ExplainedChoice *choice, Arena *arena, MicroBatchRow rows[MICRO_BATCH_ROWS_MAX]);
+// Which numbers of micro-batches are looked at, none where there is nothing to choose; returns how many.
+uint32_t explain_micro_batches(const ExplainedChoice *choice, uint32_t numbers[MICRO_BATCH_ROWS_MAX]);
+MicroBatchRow explain_micro_row(const ExplainedChoice *choice, uint32_t micro_batches, Arena *arena);
 // How explanations plan again: without GLPK, with less effort.
 PlannerOptions explain_options(const PlannerOptions *options);
 

@@ -40,7 +40,7 @@ static void plan_with(const ExplainedChoice *choice, bool recomputes, Arena *are
     arena_destroy(scratch);
 }
 
-static MicroBatchRow row_of(const ExplainedChoice *choice, uint32_t micro_batches, Arena *arena)
+MicroBatchRow explain_micro_row(const ExplainedChoice *choice, uint32_t micro_batches, Arena *arena)
 {
     const SpecPlan *plan = &choice->work->spec->plan;
     MicroBatchRow row = {.micro_batches = micro_batches};
@@ -57,7 +57,7 @@ static MicroBatchRow row_of(const ExplainedChoice *choice, uint32_t micro_batche
     return row;
 }
 
-uint32_t explain_micro_batches(const ExplainedChoice *choice, Arena *arena, MicroBatchRow rows[MICRO_BATCH_ROWS_MAX])
+uint32_t explain_micro_batches(const ExplainedChoice *choice, uint32_t numbers[MICRO_BATCH_ROWS_MAX])
 {
     const Spec *spec = choice->work->spec;
     if (spec->plan.pass == PASS_FORWARD || spec->model.abstract)
@@ -66,10 +66,10 @@ uint32_t explain_micro_batches(const ExplainedChoice *choice, Arena *arena, Micr
     uint32_t now = spec->plan.micro_batches, count = 0;
     for (uint32_t m = 1, last = 0; m <= 64; last = m, m *= large ? 4 : 2) {
         if (last < now && now < m)
-            rows[count++] = row_of(choice, now, arena);
-        rows[count++] = row_of(choice, m, arena);
+            numbers[count++] = now;
+        numbers[count++] = m;
     }
     if (now > 64)
-        rows[count++] = row_of(choice, now, arena);
+        numbers[count++] = now;
     return count;
 }

@@ -611,7 +611,7 @@ void cost_pass(const Workload *work, uint32_t index, const LayerCost *cost, bool
     double one_s = pass->before_s + pass->compute_s + pass->after_s, others_s = (count - 1) * one_s;
     if (spec_abreast(work->spec) > 1) { // of what they take together, what is no computation was not hidden
         double all_s = count / spec_abreast(work->spec) * interleaved_s(work, layer, cost, backward);
-        pass->exchange_s -= one_s + others_s - all_s;
+        pass->exchange_s = fmax(0, pass->exchange_s - (one_s + others_s - all_s)); // what is left may be rounding
         others_s = all_s - one_s;
     }
     pass->compute_s += others_s + (backward ? cost->expert_round_s : 0);

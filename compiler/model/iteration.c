@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "compiler/model/steady.h"
+
 // Of two times. Not fmax, which asks for NaN and is a call: of deep models nothing is done as often.
 static inline double later(double a_s, double b_s)
 {
@@ -640,36 +642,63 @@ static void clock_layer(CostCache *cache, uint32_t layer, uint32_t moe, ClockedL
     of->passes = cached->passes;
 }
 
+static bool are_alike(const CostCache *cache, uint32_t a, uint32_t moe_a, uint32_t b, uint32_t moe_b)
+{
+    const LayerWork *layers = cache->work->layers;
+    const Config *configs = cache->mix->configs;
+    return layers[a].kind == layers[b].kind && (!layers[a].is_moe || config_equal(&configs[moe_a], &configs[moe_b]));
+}
+
+// From `first` on, or up to `end`: layers that differ in their number alone. The last one may have more to wait for,
+// and in buckets it matters which layer it is.
+static uint32_t count_alike(const CostCache *cache, uint32_t first, uint32_t moe)
+{
+    const Workload *work = cache->work;
+    uint32_t count = 1, step = work->layers[first].is_moe;
+    while (!work->bucket && first + count + 1 < work->layer_count &&
+           are_alike(cache, first, moe, first + count, moe + step * count))
+        count++;
+    return count;
+}
+
+static uint32_t count_alike_before(const CostCache *cache, uint32_t end, uint32_t moe)
+{
+    const Workload *work = cache->work;
+    uint32_t count = 1, last = end - 1, step = work->layers[last].is_moe;
+    while (!work->bucket && end < work->layer_count && count < end &&
+           are_alike(cache, last, moe - step, last - count, moe - step * (count + 1)))
+        count++;
+    return count;
+}
+
 // One lap: where the time of its chain went, and when everything that it began is done.
 static double add_lap(CostCache *cache, ClockedLayer of, Clock clock, IterationCost *out)
 {
     const Workload *work = cache->work;
     double loss_s = iteration_loss_s(work);
     uint32_t moe = 0;
-    for (uint32_t k = 0; k < work->layer_count; k++) {
+    for (uint32_t k = 0, count = 0; k < work->layer_count; k += count) {
+        count = count_alike(cache, k, moe);
         clock_layer(cache, k, moe, &of);
-        clock_forward(work, &of, &clock, out);
-        moe += work->layers[k].is_moe;
+        steady_pass(clock_forward, work, &of, count, &clock, out);
+        moe += work->layers[k].is_moe * count;
     }
     out->other_s += loss_s;
     if (work->spec->plan.pass == PASS_FORWARD)
         return clock.at_s[CLOCK_CHAIN] + loss_s;
     clock = clock_begin_backward(work, clock.at_s[CLOCK_CHAIN] + loss_s);
-    for (uint32_t k = work->layer_count; k-- > 0;) {
-        moe -= work->layers[k].is_moe;
-        clock_layer(cache, k, moe, &of);
-        clock_backward(work, &of, &clock, out);
+    for (uint32_t end = work->layer_count, count = 0; end > 0; end -= count) {
+        bool is_moe = work->layers[end - 1].is_moe;
+        count = count_alike_before(cache, end, moe);
+        moe -= is_moe * count;
+        clock_layer(cache, end - count, moe, &of);
+        steady_pass(clock_backward, work, &of, count, &clock, out);
     }
     double end_s = later(clock.at_s[CLOCK_CHAIN], returned_s(work, clock.at_s));
     out->return_s += end_s - clock.at_s[CLOCK_CHAIN];
     out->return_s += spec_regathers_embedding(work->spec) ? words_return_s(work) : 0;
     out->other_s += loss_backward_s(work) + embedding_sums_s(work);
     return end_s + lap_tail_s(work);
-}
-
-static void add_times(double *at, double lap, double times)
-{
-    *at += times * lap;
 }
 
 // Laps alike: one begins when the one before has ended.
@@ -681,12 +710,7 @@ static double add_laps(CostCache *cache, ClockedLayer of, uint32_t count, Iterat
     Clock begin = clock_begin_lap(cache->work);
     lap.gather_wait_s = begin.at_s[CLOCK_CHAIN];
     double lap_s = add_lap(cache, of, begin, &lap);
-    add_times(&out->pre_expert_s, lap.pre_expert_s, count);
-    add_times(&out->exchange_s, lap.exchange_s, count);
-    add_times(&out->expert_s, lap.expert_s, count);
-    add_times(&out->gather_wait_s, lap.gather_wait_s, count);
-    add_times(&out->other_s, lap.other_s, count);
-    add_times(&out->return_s, lap.return_s, count);
+    steady_add_spent(out, &lap, count);
     return count * lap_s;
 }
 

@@ -244,13 +244,21 @@ typedef struct Measured {
 
 struct FootprintTable {
     Arena *arena;
-    Measured *first; // the latest one that was asked for
+    const FootprintTable *outer; // is read, too, and stays as it is; may be NULL
+    Measured *first;             // the latest one that was asked for
 };
 
 FootprintTable *footprint_table_create(Arena *arena)
 {
     FootprintTable *table = arena_alloc(arena, sizeof(*table));
     table->arena = arena;
+    return table;
+}
+
+FootprintTable *footprint_table_beside(const FootprintTable *outer, Arena *arena)
+{
+    FootprintTable *table = footprint_table_create(arena);
+    table->outer = outer;
     return table;
 }
 
@@ -270,6 +278,7 @@ static Spec memory_part(const Spec *spec)
     cluster->links = NULL;
     cluster->port_count = cluster->link_count = 0;
     part.outer = NULL;
+    part.footprints = NULL;
     part.model.popularity = NULL;
     part.model.layer_popularity = NULL;
     part.model.times = NULL;
@@ -310,6 +319,20 @@ static Slot *find_slot(Slot *slots, uint32_t capacity, const Mixing *mixing)
     }
 }
 
+// What an outer table holds of the choice; NULL if it holds nothing.
+static const Slot *find_outside(const FootprintTable *table, const Spec *part, const Mixing *mixing)
+{
+    for (const FootprintTable *outer = table->outer; outer; outer = outer->outer)
+        for (const Measured *of = outer->first; of; of = of->next) {
+            if (memcmp(&of->spec, part, sizeof(*part)) != 0)
+                continue;
+            const Slot *slot = find_slot(of->slots, of->capacity, mixing);
+            if (slot->used)
+                return slot;
+        }
+    return NULL;
+}
+
 static void grow(FootprintTable *table, Measured *of)
 {
     uint32_t capacity = 2 * of->capacity;
@@ -340,12 +363,17 @@ static Slot *measured_slot(const Spec *spec, const Mixing *mixing)
         grow(spec->footprints, of);
     Slot *slot = find_slot(of->slots, of->capacity, mixing);
     if (!slot->used) {
+        const Slot *outside = find_outside(spec->footprints, &of->spec, mixing);
+        of->count++;
+        if (outside) {
+            *slot = *outside;
+            return slot;
+        }
         *slot = (Slot){.used = true,
                        .config = *mixing->config,
                        .prefetch = mixing->prefetch,
                        .dispatch = mixing->dispatch,
                        .footprint = measure(spec, mixing)};
-        of->count++;
     }
     return slot;
 }

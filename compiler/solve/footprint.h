@@ -21,6 +21,8 @@ Footprint footprint_measure(const Spec *spec, const Config *config, uint32_t pre
 typedef struct FootprintTable FootprintTable;
 
 FootprintTable *footprint_table_create(Arena *arena);
+// An empty one that also knows what `outer` knows, which must not change meanwhile: one for every thread.
+FootprintTable *footprint_table_beside(const FootprintTable *outer, Arena *arena);
 
 // What a rank needs according to the lowering, which has the last word.
 double footprint_lowered(const Workload *work, const Mix *mix, Dispatch dispatch);

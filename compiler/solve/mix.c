@@ -96,7 +96,7 @@ static double solve_binding(Choosing *c, MixDepth *depth, const double *sizes, s
             bound_s = fmin(bound_s, group_s);
     }
     // Bounds come after all choices: those that are not better than the best of them are seen at once.
-    for (size_t g = 0; g < groups && !c->options->quick; g++) {
+    for (size_t g = 0; g < groups && depth->bounded; g++) {
         size_t first = g * count / groups, last = (g + 1) * count / groups - 1;
         if (first != last || c->solution->timed_out)
             bound_s = fmin(bound_s, solve_below(c, depth, sizes[first], c->memory_bytes - sizes[last], &bound));
@@ -144,7 +144,7 @@ static bool is_worth_trying(const Choosing *c, size_t index)
            !(c->work->spec->plan.pass == PASS_TRAINING && depth > 0);
 }
 
-static void search_depths(Choosing *c)
+static void search_depths(Choosing *c, bool bounded)
 {
     c->found = false;
     c->depth_count = 0;
@@ -154,6 +154,7 @@ static void search_depths(Choosing *c)
         size_t binaries = c->work->moe_count * c->solution->count;
         MixDepth *depth = &c->depths[c->depth_count++];
         *depth = (MixDepth){.prefetch = i > 0 ? mix_prefetches[i] : c->options->prefetch,
+                            .bounded = bounded,
                             .useful = arena_alloc_array(c->arena, binaries ? binaries : 1, sizeof(*depth->useful))};
         search_depth(c, depth);
         if (!depth->binds)
@@ -188,7 +189,7 @@ void mix_choose(Choosing *c, Diag *diag)
     double bound_s = INFINITY;
     solution->timed_out = false;
     for (int cut = 0; cut < memory_cuts[has_many_layers(c)] && !settled; cut++) {
-        search_depths(c);
+        search_depths(c, cut == 0 && !c->options->quick);
         if (cut == 0 && c->options->glpk)
             closing = mix_close(c, diag);
         for (uint32_t i = 0; i < c->depth_count && cut == 0; i++) {

@@ -14,7 +14,8 @@ extern const uint32_t mix_prefetches[PREFETCH_DEPTHS];
 // What is known of the mixes of one prefetch depth.
 typedef struct {
     uint32_t prefetch;
-    double bound_s; // none of them is faster
+    double bound_s; // none of them is faster; without `bounded` it may be loose
+    bool bounded;   // a good bound is asked for
     bool binds;     // the memory, at all
     bool *useful;   // [moe_count x candidates]: what one that is faster than the best known may consist of
 } MixDepth;

@@ -16,14 +16,16 @@ typedef struct {
     const OptionsInPlay *options;
     uint32_t edge_count;                    // forward and backward together
     uint32_t first[2][STAGE_CLOCK_MAX + 1]; // of each component, the first of the edges that lead to it
-    double **weights; // [stages][edges][kept]: of every option's maps, side by side as paths ask for them
-    double **maps;    // [stages][kept][edges]: the same, option by option, 0 where absent; alike stages share both
-    double **memory;  // [stages][kept]: of every option
-    double **share;   // [stages][kept]: the mixed strategy
-    double **loss;    // [stages][kept]: cumulated
-    Part *parts;      // [kept]: of the stage that is mixed
-    double *mixed;    // [stages][edges]: weights of the maps under the shares
-    double *absent;   // [stages][edges]: -INFINITY where the maps of some option lack the edge, else 0
+    uint32_t block_count;
+    uint32_t *block;  // [blocks + 1]: the first stage of each; stages of one are alike, and mix options in equal shares
+    double **weights; // [blocks][edges][kept]: of every option's maps, side by side as paths ask for them
+    double **maps;    // [blocks][kept][edges]: the same, option by option, 0 where absent; alike blocks share both
+    double **memory;  // [blocks][kept]: of every option
+    double **share;   // [blocks][kept]: the mixed strategy
+    double **loss;    // [blocks][kept]: cumulated, the mean of the block's stages
+    Part *parts;      // [kept]: of the block that is mixed
+    double *mixed;    // [blocks][edges]: weights of the maps under the shares
+    double *absent;   // [blocks][edges]: -INFINITY where the maps of some option lack the edge, else 0
     uint8_t *path[2]; // [stages]: edges of the longest path, forward and backward
     double (*clock[2])[STAGE_CLOCK_MAX]; // [stages + 1]: before and after every stage, in the order of the pass
     double *flow;                        // [stages][edges]: sum of the paths, by weight
@@ -32,7 +34,8 @@ typedef struct {
     double memory_price;
 } Game;
 
-enum { QUICK_ROUNDS = 40, STALLS_MAX = 4, BLOCK = 8 };
+enum { QUICK_ROUNDS = 40, STALLS_MAX = 4, EDGES_AT_ONCE = 8 };
+enum { BLOCKS_MAX = 1250 }; // so many blocks, or more where stages are not alike
 
 static const double SHARE_MIN = 1e-3; // smaller shares are left out of the maps: any paths make a bound
 static const double EXPONENT_MAX = 7; // exp(-7) is below SHARE_MIN
@@ -66,12 +69,17 @@ static double best_price(const StageProblem *problem, const OptionsInPlay *optio
     return best_s;
 }
 
-static size_t list_parts(const Game *game, uint32_t stage, Part *parts)
+static size_t block_kept(const Game *game, uint32_t block)
+{
+    return game->options->kept_count[game->block[block]];
+}
+
+static size_t list_parts(const Game *game, uint32_t block, Part *parts)
 {
     size_t count = 0;
-    for (size_t i = 0; i < game->options->kept_count[stage]; i++)
-        if (game->share[stage][i] >= SHARE_MIN)
-            parts[count++] = (Part){game->maps[stage] + i * game->edge_count, game->share[stage][i]};
+    for (size_t i = 0; i < block_kept(game, block); i++)
+        if (game->share[block][i] >= SHARE_MIN)
+            parts[count++] = (Part){game->maps[block] + i * game->edge_count, game->share[block][i]};
     return count;
 }
 
@@ -79,15 +87,15 @@ static size_t list_parts(const Game *game, uint32_t stage, Part *parts)
 static void mix_maps(Game *game)
 {
     uint32_t edges = game->edge_count;
-    for (uint32_t k = 0; k < game->problem->stage_count; k++) {
-        double *mixed = game->mixed + (size_t)k * edges, *absent = game->absent + (size_t)k * edges;
-        size_t parts = list_parts(game, k, game->parts);
+    for (uint32_t b = 0; b < game->block_count; b++) {
+        double *mixed = game->mixed + (size_t)b * edges, *absent = game->absent + (size_t)b * edges;
+        size_t parts = list_parts(game, b, game->parts);
         uint32_t e = 0;
-        for (; e + BLOCK <= edges; e += BLOCK) {
-            double sum[BLOCK];
+        for (; e + EDGES_AT_ONCE <= edges; e += EDGES_AT_ONCE) {
+            double sum[EDGES_AT_ONCE];
             memcpy(sum, absent + e, sizeof(sum));
             for (size_t i = 0; i < parts; i++)
-                for (int j = 0; j < BLOCK; j++)
+                for (int j = 0; j < EDGES_AT_ONCE; j++)
                     sum[j] += game->parts[i].share * game->parts[i].map[e + j];
             memcpy(mixed + e, sum, sizeof(sum));
         }
@@ -128,11 +136,13 @@ static uint32_t decisive_edge(const StageEdge *edges, const uint32_t *first, uin
 static void trace_forward(Game *game, uint32_t at)
 {
     const StageProblem *problem = game->problem;
-    for (uint32_t k = problem->stage_count; k-- > 0;) {
-        const double *weights = game->mixed + (size_t)k * game->edge_count;
-        uint32_t edge = decisive_edge(problem->forward, game->first[0], at, weights, game->clock[0][k]);
-        game->path[0][k] = (uint8_t)edge;
-        at = problem->forward[edge].from;
+    for (uint32_t b = game->block_count; b-- > 0;) {
+        const double *weights = game->mixed + (size_t)b * game->edge_count;
+        for (uint32_t k = game->block[b + 1]; k-- > game->block[b];) {
+            uint32_t edge = decisive_edge(problem->forward, game->first[0], at, weights, game->clock[0][k]);
+            game->path[0][k] = (uint8_t)edge;
+            at = problem->forward[edge].from;
+        }
     }
 }
 
@@ -140,28 +150,32 @@ static void trace_forward(Game *game, uint32_t at)
 static void trace_backward(Game *game, uint32_t at)
 {
     const StageProblem *problem = game->problem;
-    for (uint32_t k = 0; k < problem->stage_count; k++) {
-        const double *weights = game->mixed + (size_t)k * game->edge_count + problem->forward_count;
-        uint32_t edge = decisive_edge(problem->backward, game->first[1], at, weights, game->clock[1][k + 1]);
-        game->path[1][k] = (uint8_t)edge;
-        at = problem->backward[edge].from;
+    for (uint32_t b = 0; b < game->block_count; b++) {
+        const double *weights = game->mixed + (size_t)b * game->edge_count + problem->forward_count;
+        for (uint32_t k = game->block[b]; k < game->block[b + 1]; k++) {
+            uint32_t edge = decisive_edge(problem->backward, game->first[1], at, weights, game->clock[1][k + 1]);
+            game->path[1][k] = (uint8_t)edge;
+            at = problem->backward[edge].from;
+        }
     }
 }
 
 static void find_path(Game *game)
 {
     const StageProblem *problem = game->problem;
-    uint32_t stages = problem->stage_count, count = problem->clock_count;
-    for (uint32_t k = 0; k < stages; k++)
-        extend(problem->forward, game->first[0], count, game->mixed + (size_t)k * game->edge_count, game->clock[0][k],
-               game->clock[0][k + 1]);
+    uint32_t count = problem->clock_count;
+    for (uint32_t b = 0; b < game->block_count; b++)
+        for (uint32_t k = game->block[b]; k < game->block[b + 1]; k++)
+            extend(problem->forward, game->first[0], count, game->mixed + (size_t)b * game->edge_count,
+                   game->clock[0][k], game->clock[0][k + 1]);
     trace_forward(game, 0); // the chain ends the forward pass
     if (!problem->training)
         return;
-    for (uint32_t k = stages; k-- > 0;)
-        extend(problem->backward, game->first[1], count,
-               game->mixed + (size_t)k * game->edge_count + problem->forward_count, game->clock[1][k + 1],
-               game->clock[1][k]);
+    for (uint32_t b = game->block_count; b-- > 0;)
+        for (uint32_t k = game->block[b + 1]; k-- > game->block[b];)
+            extend(problem->backward, game->first[1], count,
+                   game->mixed + (size_t)b * game->edge_count + problem->forward_count, game->clock[1][k + 1],
+                   game->clock[1][k]);
     const double *clock = game->clock[1][0];
     uint32_t at = 0;
     for (uint32_t i = 1; i < count; i++)
@@ -173,10 +187,10 @@ static void find_path(Game *game)
 // Shares from cumulated losses: softmax of -rate x loss.
 static void update_shares(Game *game, double rate)
 {
-    for (uint32_t k = 0; k < game->problem->stage_count; k++) {
-        size_t kept = game->options->kept_count[k];
-        const double *loss = game->loss[k];
-        double *share = game->share[k], least = INFINITY, total = 0;
+    for (uint32_t b = 0; b < game->block_count; b++) {
+        size_t kept = block_kept(game, b);
+        const double *loss = game->loss[b];
+        double *share = game->share[b], least = INFINITY, total = 0;
         for (size_t i = 0; i < kept; i++)
             least = loss[i] < least ? loss[i] : least;
         for (size_t i = 0; i < kept; i++) {
@@ -189,25 +203,35 @@ static void update_shares(Game *game, double rate)
     }
 }
 
-// Every option pays for the path; the path joins the flow.
+// The path joins the flow, and every option of the block pays for what of it passes the block's stages.
+static void answer_block(Game *game, uint32_t b, bool backward, double weight)
+{
+    size_t kept = block_kept(game, b), offset = backward ? game->problem->forward_count : 0;
+    uint32_t first = game->block[b], end = game->block[b + 1];
+    double *loss = game->loss[b], part = weight / (end - first);
+    const uint8_t *path = game->path[backward];
+    for (uint32_t k = first, same = 0; k < end; k++) {
+        game->flow[(size_t)k * game->edge_count + offset + path[k]] += weight;
+        same++;
+        if (k + 1 < end && path[k + 1] == path[k])
+            continue;
+        const double *way = game->weights[b] + (offset + path[k]) * kept;
+        double paid = same * part;
+        for (size_t i = 0; i < kept; i++)
+            loss[i] += paid * way[i];
+        same = 0;
+    }
+}
+
 static void answer(Game *game, double weight)
 {
-    const StageProblem *problem = game->problem;
-    for (uint32_t k = 0; k < problem->stage_count; k++) {
-        size_t forward = game->path[0][k], backward = problem->forward_count + game->path[1][k];
-        size_t kept = game->options->kept_count[k];
-        double *flow = game->flow + (size_t)k * game->edge_count, *loss = game->loss[k];
-        const double *way = game->weights[k] + forward * kept, *memory = game->memory[k];
-        double memory_weight = weight * game->memory_price;
-        flow[forward] += weight;
-        for (size_t i = 0; i < kept; i++)
-            loss[i] += weight * way[i] + memory_weight * memory[i];
-        if (!problem->training)
-            continue;
-        flow[backward] += weight;
-        const double *way_back = game->weights[k] + backward * kept;
-        for (size_t i = 0; i < kept; i++)
-            loss[i] += weight * way_back[i];
+    double memory_weight = weight * game->memory_price;
+    for (uint32_t b = 0; b < game->block_count; b++) {
+        for (size_t i = 0; i < block_kept(game, b); i++)
+            game->loss[b][i] += memory_weight * game->memory[b][i];
+        answer_block(game, b, false, weight);
+        if (game->problem->training)
+            answer_block(game, b, true, weight);
     }
 }
 
@@ -296,47 +320,59 @@ static void reprice(Game *game, double price)
     double more = weight * (price - game->memory_price);
     for (size_t e = 0; e < (size_t)problem->stage_count * game->edge_count; e++)
         game->flow[e] *= part;
-    for (uint32_t k = 0; k < problem->stage_count; k++)
-        for (uint32_t i = 0; i < game->options->kept_count[k]; i++)
-            game->loss[k][i] = part * game->loss[k][i] + more * game->memory[k][i];
+    for (uint32_t b = 0; b < game->block_count; b++)
+        for (size_t i = 0; i < block_kept(game, b); i++)
+            game->loss[b][i] = part * game->loss[b][i] + more * game->memory[b][i];
     game->weight = weight;
     game->memory_price = price;
 }
 
-// Has the stage the same options in play as the one before?
-static bool is_like_previous(const Game *game, uint32_t k)
+// Have both stages the same options in play?
+static bool are_alike(const StageProblem *problem, const OptionsInPlay *options, uint32_t a, uint32_t b)
 {
-    const PlanStage *stages = game->problem->stages;
-    const OptionsInPlay *options = game->options;
-    return k > 0 && stages[k].options == stages[k - 1].options &&
-           options->kept_count[k] == options->kept_count[k - 1] &&
-           memcmp(options->kept[k], options->kept[k - 1], options->kept_count[k] * sizeof(**options->kept)) == 0;
+    return problem->stages[a].options == problem->stages[b].options &&
+           options->kept_count[a] == options->kept_count[b] &&
+           memcmp(options->kept[a], options->kept[b], options->kept_count[a] * sizeof(**options->kept)) == 0;
 }
 
-static void copy_options(Game *game, uint32_t k, Arena *arena)
+// Cuts the stages into blocks, of one stage unless there are very many.
+static void cut_blocks(Game *game, Arena *arena)
+{
+    uint32_t stages = game->problem->stage_count, most = (stages + BLOCKS_MAX - 1) / BLOCKS_MAX;
+    game->block = arena_alloc_array(arena, (size_t)stages + 1, sizeof(*game->block));
+    for (uint32_t k = 0; k < stages; k++) {
+        uint32_t first = game->block_count ? game->block[game->block_count - 1] : 0;
+        if (k == 0 || k - first == most || !are_alike(game->problem, game->options, first, k))
+            game->block[game->block_count++] = k;
+    }
+    game->block[game->block_count] = stages;
+}
+
+static void copy_options(Game *game, uint32_t b, Arena *arena)
 {
     const StageProblem *problem = game->problem;
-    size_t kept = game->options->kept_count[k], edges = game->edge_count;
-    double *absent = game->absent + k * edges;
-    if (is_like_previous(game, k)) {
-        game->weights[k] = game->weights[k - 1];
-        game->maps[k] = game->maps[k - 1];
-        game->memory[k] = game->memory[k - 1];
+    uint32_t k = game->block[b];
+    size_t kept = block_kept(game, b), edges = game->edge_count;
+    double *absent = game->absent + b * edges;
+    if (b > 0 && are_alike(problem, game->options, game->block[b - 1], k)) {
+        game->weights[b] = game->weights[b - 1];
+        game->maps[b] = game->maps[b - 1];
+        game->memory[b] = game->memory[b - 1];
         memcpy(absent, absent - edges, edges * sizeof(*absent));
         return;
     }
-    game->weights[k] = arena_alloc_array(arena, kept * edges + 1, sizeof(**game->weights));
-    game->maps[k] = arena_alloc_array(arena, kept * edges + 1, sizeof(**game->maps));
-    game->memory[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->memory));
+    game->weights[b] = arena_alloc_array(arena, kept * edges + 1, sizeof(**game->weights));
+    game->maps[b] = arena_alloc_array(arena, kept * edges + 1, sizeof(**game->maps));
+    game->memory[b] = arena_alloc_array(arena, kept + 1, sizeof(**game->memory));
     for (size_t i = 0; i < kept; i++) {
         const StageOption *option = &problem->stages[k].options[game->options->kept[k][i]];
-        double *map = game->maps[k] + i * edges;
+        double *map = game->maps[b] + i * edges;
         memcpy(map, option->forward, problem->forward_count * sizeof(*map));
         if (problem->backward_count)
             memcpy(map + problem->forward_count, option->backward, problem->backward_count * sizeof(*map));
-        game->memory[k][i] = option->memory;
+        game->memory[b][i] = option->memory;
         for (size_t e = 0; e < edges; e++) {
-            game->weights[k][e * kept + i] = map[e];
+            game->weights[b][e * kept + i] = map[e];
             if (map[e] == -INFINITY) {
                 absent[e] = -INFINITY; // the bound stays one
                 map[e] = 0;
@@ -363,10 +399,11 @@ static Game *create_game(const StageProblem *problem, const OptionsInPlay *optio
     game->problem = problem;
     game->options = options;
     game->edge_count = problem->forward_count + problem->backward_count;
-    size_t entries = (size_t)stages * game->edge_count + 1;
+    cut_blocks(game, arena);
+    size_t blocks = game->block_count, entries = blocks * game->edge_count + 1;
     game->mixed = arena_alloc_array(arena, entries, sizeof(*game->mixed));
     game->absent = arena_alloc_array(arena, entries, sizeof(*game->absent));
-    game->flow = arena_alloc_array(arena, entries, sizeof(*game->flow));
+    game->flow = arena_alloc_array(arena, (size_t)stages * game->edge_count + 1, sizeof(*game->flow));
     for (int pass = 0; pass < 2; pass++) {
         game->path[pass] = arena_alloc_array(arena, stages + 1, 1);
         game->clock[pass] = arena_alloc_array(arena, (size_t)stages + 1, sizeof(**game->clock));
@@ -375,16 +412,16 @@ static Game *create_game(const StageProblem *problem, const OptionsInPlay *optio
     memcpy(game->clock[1][stages], problem->turn, sizeof(problem->turn));
     index_edges(problem->forward, problem->forward_count, game->first[0]);
     index_edges(problem->backward, problem->backward_count, game->first[1]);
-    double ***by_stage[] = {&game->weights, &game->maps, &game->memory, &game->share, &game->loss};
-    for (size_t i = 0; i < COUNT_OF(by_stage); i++)
-        *by_stage[i] = arena_alloc_array(arena, stages + 1, sizeof(**by_stage[i]));
+    double ***by_block[] = {&game->weights, &game->maps, &game->memory, &game->share, &game->loss};
+    for (size_t i = 0; i < COUNT_OF(by_block); i++)
+        *by_block[i] = arena_alloc_array(arena, blocks + 1, sizeof(**by_block[i]));
     size_t most = 0;
-    for (uint32_t k = 0; k < stages; k++) {
-        size_t kept = options->kept_count[k];
+    for (uint32_t b = 0; b < blocks; b++) {
+        size_t kept = block_kept(game, b);
         most = kept > most ? kept : most;
-        game->share[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->share));
-        game->loss[k] = arena_alloc_array(arena, kept + 1, sizeof(**game->loss));
-        copy_options(game, k, arena);
+        game->share[b] = arena_alloc_array(arena, kept + 1, sizeof(**game->share));
+        game->loss[b] = arena_alloc_array(arena, kept + 1, sizeof(**game->loss));
+        copy_options(game, b, arena);
     }
     game->parts = arena_alloc_array(arena, most + 1, sizeof(*game->parts));
     return game;

@@ -320,6 +320,48 @@ static bool list_configs(const Spec *spec, Arena *arena, Diag *diag, Candidate *
     return true;
 }
 
+// As late as possible, with its replicas gathered again or, where that frees nothing, kept: one of them takes least.
+// The first that may fit is enough.
+static double least_bytes(const Workload *work, const Config *of)
+{
+    const Spec *spec = work->spec;
+    Config config = *of;
+    double least = INFINITY;
+    for (int again = 0; again < 2 && !bytes_may_fit(work, least); again++) {
+        config.regather = again && can_regather(spec) && config_held_shards(spec, &config) > 1;
+        config.once = 0;
+        config.returns_apart = false;
+        config.once_gradient = 0;
+        least = fmin(least, estimated_bytes(work, &config, 0, spec->plan.dispatch));
+    }
+    return least;
+}
+
+static bool is_hopeless(const Workload *work, const Config *config)
+{
+    return least_bytes(work, config) > HOPELESS * work->spec->cluster.device.memory_bytes;
+}
+
+// Without the domains that take too much however their replicas are kept, unless all of them do.
+static void drop_hopeless(const Workload *work, Candidate *candidates, size_t *count)
+{
+    enum { UNKNOWN, HOPES, HOPELESS_DOMAIN };
+    Arena *arena = arena_create();
+    uint8_t *state = arena_alloc_array(arena, planner_domain_count(work->spec), sizeof(*state));
+    size_t hopeful = 0, kept = 0;
+    for (size_t i = 0; i < *count; i++) {
+        uint8_t *of = &state[candidates[i].domain_index];
+        if (*of == UNKNOWN)
+            *of = is_hopeless(work, &candidates[i].config) ? HOPELESS_DOMAIN : HOPES;
+        hopeful += *of == HOPES;
+    }
+    for (size_t i = 0; i < *count; i++)
+        if (state[candidates[i].domain_index] == HOPES || hopeful == 0)
+            candidates[kept++] = candidates[i];
+    *count = kept;
+    arena_destroy(arena);
+}
+
 // Index of the cheapest candidate that fits; ties go to the first. `count` when none fits.
 static size_t best_candidate(const Candidate *candidates, size_t count)
 {
@@ -337,23 +379,6 @@ static int compare_times(const void *a, const void *b)
     if (left->cost.iteration_s != right->cost.iteration_s)
         return left->cost.iteration_s < right->cost.iteration_s ? -1 : 1;
     return compare_candidates(a, b);
-}
-
-// As late as possible, with its replicas gathered again or, where that frees nothing, kept: one of them takes least.
-// The first that may fit is enough.
-static double least_bytes(const Workload *work, const Config *of)
-{
-    const Spec *spec = work->spec;
-    Config config = *of;
-    double least = INFINITY;
-    for (int again = 0; again < 2 && !bytes_may_fit(work, least); again++) {
-        config.regather = again && can_regather(spec) && config_held_shards(spec, &config) > 1;
-        config.once = 0;
-        config.returns_apart = false;
-        config.once_gradient = 0;
-        least = fmin(least, estimated_bytes(work, &config, 0, spec->plan.dispatch));
-    }
-    return least;
 }
 
 // All, priced where nothing waits for memory, the fastest first.
@@ -392,6 +417,7 @@ bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate
 {
     if (!list_fastest(work, arena, diag, candidates, count))
         return false;
+    drop_hopeless(work, *candidates, count);
     size_t taken = 0;
     double fitting_s = INFINITY;
     bool asked = work->spec->plan.gradient_request == GRADIENTS_FORCED;
@@ -493,6 +519,8 @@ static bool enumerate_promising(const Workload *work, Arena *arena, Diag *diag, 
         fitting++;
     if (fitting == *count)
         *count = 0;
+    else
+        drop_hopeless(work, *candidates, count);
     double fitting_s = INFINITY;
     for (size_t i = 0; i < *count && (*candidates)[i].cost.iteration_s <= PROMISING * fitting_s; i++) {
         Candidate *candidate = &(*candidates)[taken];

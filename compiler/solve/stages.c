@@ -67,11 +67,21 @@ static void respond(const Building *b, const StageChoice *choice, bool backward,
             response[to][b->used[from]] = clocks[from].at_s[to];
 }
 
+static void look_back(uint32_t window, uint32_t *reads)
+{
+    if (window <= PREFETCH_MAX && window + 1 > *reads)
+        *reads = window + 1;
+}
+
 // Chain, queue, the ports that carry anything, gradients on their way, and as many reads as a gather looks back.
 static void choose_components(Building *b)
 {
     StageProblem *problem = b->problem;
     uint32_t reads = 0;
+    if (spec_regathers_embedding(b->work->spec)) {
+        look_back(embedding_window(b->prefetch), &reads);
+        look_back(embedding_outer_window(b->work, b->prefetch), &reads);
+    }
     bool port[LEVELS_MAX] = {false}, waits_for_returns = dense_returns_are_limited(b->work);
     for (uint32_t k = 0; k < b->work->layer_count; k++) {
         if (!b->work->layers[k].is_moe || b->work->layers[k].kind != k)
@@ -86,8 +96,7 @@ static void choose_components(Building *b)
                                   mix_outer_window(b->work, &b->candidates[c].config, b->prefetch),
                                   dense_window(b->work, b->prefetch), dense_outer_window(b->work, b->prefetch)};
             for (size_t w = 0; w < COUNT_OF(windows); w++)
-                if (windows[w] <= PREFETCH_MAX && windows[w] + 1 > reads)
-                    reads = windows[w] + 1;
+                look_back(windows[w], &reads);
         }
     }
     uint32_t count = 0;

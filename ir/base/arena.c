@@ -112,6 +112,16 @@ void arena_destroy(Arena *arena)
     free(arena);
 }
 
+void arena_join(Arena *arena, Arena *joined)
+{
+    Block **last = &arena->blocks; // the first stays the one that has room
+    while (*last)
+        last = &(*last)->next;
+    *last = joined->blocks;
+    joined->blocks = NULL;
+    arena_destroy(joined);
+}
+
 static Block *arena_add_block(Arena *arena, size_t bytes)
 {
     size_t size = bytes > arena->next_block_bytes ? bytes : arena->next_block_bytes;

@@ -11,6 +11,8 @@ typedef struct Arena Arena;
 
 Arena *arena_create(void);
 void arena_destroy(Arena *arena); // takes NULL
+// What `joined` holds belongs to `arena` from now on; `joined` is gone.
+void arena_join(Arena *arena, Arena *joined);
 
 // Zeroed memory, aligned for any type. Never returns NULL.
 void *arena_alloc(Arena *arena, size_t bytes);

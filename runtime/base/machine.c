@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,27 +64,6 @@ uint64_t machine_thread_limit(void)
     if (getrlimit(RLIMIT_NPROC, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         threads = smaller(threads, limit.rlim_cur);
     return threads;
-}
-
-uint32_t machine_processors_online(void)
-{
-    long count = sysconf(_SC_NPROCESSORS_ONLN);
-    return count > 0 ? (uint32_t)count : 1;
-}
-
-// The mask of a machine with many processors may not fit one of the usual size.
-uint32_t machine_processors(void)
-{
-    enum { PROCESSORS_MAX = 1 << 16 };
-    for (int size = 1024; size <= PROCESSORS_MAX; size *= 4) {
-        cpu_set_t *mask = CPU_ALLOC(size);
-        int count =
-            mask && sched_getaffinity(0, CPU_ALLOC_SIZE(size), mask) == 0 ? CPU_COUNT_S(CPU_ALLOC_SIZE(size), mask) : 0;
-        CPU_FREE(mask);
-        if (count > 0)
-            return (uint32_t)count;
-    }
-    return machine_processors_online();
 }
 
 double machine_load(void)

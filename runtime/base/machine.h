@@ -12,9 +12,6 @@ uint64_t machine_process_bytes(void);
 // Threads that this user may have, as far as limits are known. UINT64_MAX when there is no limit.
 uint64_t machine_thread_limit(void);
 
-// Processors that this process may use, which its affinity mask says, and how many there are.
-uint32_t machine_processors(void);
-uint32_t machine_processors_online(void);
 // Processes that ran or waited for a processor in the last minute, on average. Negative when it cannot be read.
 double machine_load(void);
 

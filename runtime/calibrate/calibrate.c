@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/base/tasks.h"
 #include "kernels/host/kernels.h"
 #include "runtime/base/machine.h"
 #include "runtime/calibrate/calibrate_internal.h"
@@ -196,8 +197,8 @@ bool calibrate_run(const CalibrateOptions *options, Calibration *calibration, Fa
                                                      : communicator_of_threads(options->device != NULL);
     *calibration = (Calibration){.communicator = communicator->name,
                                  .load = machine_load(),
-                                 .processors = machine_processors(),
-                                 .processors_online = machine_processors_online()};
+                                 .processors = processors_allowed(),
+                                 .processors_online = processors_online()};
     if (options->comm && options->emulate_links)
         return fault_set(fault, FAULT_USAGE, "links are emulated between threads of one process only");
     if (!prepare_products(options, fault))

@@ -44,7 +44,7 @@ typedef struct {
     double memory_bytes;                             // a rank's share of what its machine has left
     const char *communicator;
     double load;                            // of the machine before it began, see machine_load
-    uint32_t processors, processors_online; // see machine_processors
+    uint32_t processors, processors_online; // see processors_allowed
 } Calibration;
 
 typedef struct CalibrateDevice CalibrateDevice;

@@ -9,7 +9,7 @@
 bool reference_approximates(const Plan *plan)
 {
     const CodecInfo *codec = codec_info(plan->experts.codec);
-    return codec->encodes && !codec->remembers;
+    return codec->encodes && !codec->remembers && plan->whole_iterations == 0;
 }
 
 // A row comes to the member at its own offset of the domain that holds the expert: the owner has the same offsets.

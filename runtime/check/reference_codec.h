@@ -5,8 +5,8 @@
 #include "ir/plan.h"
 #include "kernels/host/kernels.h"
 
-// Whether the experts of a plan's first iteration differ from the weights where they are decoded: those of `sr` do;
-// replicas of `delta` begin as the weights.
+// Whether the experts of a plan's first iteration differ from the weights where they are decoded: those of `sr` do,
+// unless they travel whole at first; replicas of `delta` begin as the weights.
 bool reference_approximates(const Plan *plan);
 
 // Whether what computes `expert` for the tokens of `rank` is a rank that gathered it, not its owner.

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "ir/base/tasks.h"
 #include "runtime/base/clock.h"
-#include "runtime/base/machine.h"
 
 enum { COPIED_BYTES = 16 << 20, COPIES = 4, SLEEPS = 25 };
 
@@ -53,7 +53,7 @@ static double wake_delay(void)
 
 LinksMachine links_machine_measure(void)
 {
-    return (LinksMachine){.copy_bytes_per_s = copy_rate(), .processors = machine_processors(), .wake_s = wake_delay()};
+    return (LinksMachine){.copy_bytes_per_s = copy_rate(), .processors = processors_allowed(), .wake_s = wake_delay()};
 }
 
 // What all ports of a level carry one way when they are busy.

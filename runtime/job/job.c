@@ -8,6 +8,7 @@
 
 #include "ir/base/arena.h"
 #include "ir/base/sort.h"
+#include "ir/base/tasks.h"
 #include "ir/base/text.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/machine.h"
@@ -46,8 +47,8 @@ static bool result_create(const Plan *plan, const JobOptions *options, JobResult
     result->ranks = cluster_gpus(&plan->cluster);
     result->iterations = options->iterations;
     result->engine = options->engine->name;
-    result->processors = machine_processors();
-    result->processors_online = machine_processors_online();
+    result->processors = processors_allowed();
+    result->processors_online = processors_online();
     result->iteration_s = calloc((size_t)options->iterations + 1, sizeof(*result->iteration_s));
     result->loss = calloc((size_t)options->iterations + 1, sizeof(*result->loss));
     result->apart = plan->sync.every > 0 ? engine_apart(plan) : 0;

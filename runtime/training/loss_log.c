@@ -26,7 +26,8 @@ static bool system_fault(const char *path, int code, Fault *fault)
     return fault_set(fault, fault_kind_of(code), "--losses %s: %s", path, strerrordesc_np(code));
 }
 
-// The rows of an earlier run that are not run again. A file that is no log is not written over.
+// The rows of an earlier run that are not run again; of a training that is not resumed there are none. A file that is
+// no log is not written over.
 static bool keep_rows(const char *path, const char *header, uint64_t iteration, Text *kept, Fault *fault)
 {
     size_t length;
@@ -38,14 +39,15 @@ static bool keep_rows(const char *path, const char *header, uint64_t iteration, 
     char *text = file_read(path, log_limit, &length, fault);
     if (!text)
         return fault_prefix(fault, "--losses %s", path);
-    bool is_log = strncmp(text, columns, strlen(columns)) == 0;
-    bool ok = length == 0 || strncmp(text, header, strlen(header)) == 0 ||
+    bool is_log = strncmp(text, columns, strlen(columns)) == 0,
+         has_columns = strncmp(text, header, strlen(header)) == 0;
+    bool ok = length == 0 || has_columns || (is_log && iteration == 0) ||
               fault_set(fault, FAULT_INPUT,
                         is_log ? "--losses %s: its columns are those of a plan with another capacity or other layers: "
                                  "name another file"
                                : "--losses %s: it is no log of losses, and will not be written over",
                         path);
-    char *line = ok && length > 0 ? text + strlen(header) : NULL;
+    char *line = ok && has_columns ? text + strlen(header) : NULL;
     while (line && *line) {
         char *end = strchr(line, '\n');
         if (!end || strtoull(line, NULL, 10) > iteration)

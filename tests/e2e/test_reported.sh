@@ -70,7 +70,16 @@ expect 0 '' "$HEPC" --domain gather other.hep -o other.hepb
 was='micro_batches 2, was 1; ranks 2, was 4; routing balanced, was learned; codec sr, was dense; ratio 5, was 1; tokens_dispatch fp8, was full; tokens_combine fp8, was full'
 expect 0 "warning: resumed with other settings than before: $was\$" "$HEP_RUN" other.hepb -n 1 --resume ck --routing balanced
 # Its log cannot have the columns of another plan.
-expect 3 'losses other.csv: its columns are those of a plan with another capacity' "$HEP_RUN" half.hepb -n 1 --losses other.csv
+sed 's/pass = training/pass = training  capacity = 2/' model.hep >capped.hep
+expect 0 '' "$HEPC" capped.hep --domain ep -o capped.hepb
+expect 3 'losses other.csv: its columns are those of a plan with another capacity' "$HEP_RUN" capped.hepb -n 1 --resume ck --losses other.csv
+# That of a training that is not resumed is kept beside, or written over where that is asked for.
+cp other.csv kept.csv
+expect 0 '' "$HEP_RUN" half.hepb -n 1 --losses other.csv
+cmp kept.csv other.csv.~1~ && grep -q dropped_layer other.csv || fail "log of another plan: $(ls other.csv*)"
+cp kept.csv other.csv
+expect 0 '' "$HEP_RUN" half.hepb -n 1 --overwrite --losses other.csv
+[[ $(ls other.csv*) == $'other.csv\nother.csv.~1~' ]] && grep -q dropped_layer other.csv || fail "--overwrite: $(ls other.csv*)"
 # A loop passes over checkpoints that are damaged, says so, and keeps them; a --resume that is asked for does not.
 until6() { "${@:2}" "$HEP_RUN" --until 6 --resume "$1" --checkpoint "$1" --every 2 --losses "$1.csv" ep.hepb; }
 until6 whole 2>"$work/err" || fail "until: $(cat "$work/err")"

@@ -10,6 +10,7 @@
 #include "ir/base/arena.h"
 #include "ir/base/diag.h"
 #include "ir/base/exit_codes.h"
+#include "ir/base/tasks.h"
 #include "ir/base/text.h"
 
 Test(base_arena, memory_is_zeroed_aligned_and_separate)
@@ -59,6 +60,68 @@ static void nest(void *context)
     arena_alloc(arena, 100);
     *steps += 100;
     memory_exhausted();
+}
+
+Test(base_arena, joined_arenas_keep_what_they_hold)
+{
+    Arena *arena = arena_create(), *empty = arena_create(), *joined = arena_create();
+    char *first = arena_copy_string(arena, "first", 5), *second = arena_copy_string(joined, "second", 6);
+    char *large = arena_alloc_array(joined, 100000, 1);
+    large[99999] = 'x';
+    arena_join(arena, joined);
+    arena_join(arena, arena_create()); // which holds nothing
+    arena_join(empty, arena);
+    char *third = arena_copy_string(empty, "third", 5);
+    cr_assert_str_eq(first, "first");
+    cr_assert_str_eq(second, "second");
+    cr_assert_str_eq(third, "third");
+    cr_assert_eq(large[99999], 'x');
+    arena_destroy(empty);
+}
+
+enum { TASKS = 1000 };
+
+static void count_task(void *context, uint32_t index)
+{
+    Arena *arena = arena_create(); // of the thread's own
+    uint32_t *times = arena_alloc_array(arena, index + 1, sizeof(*times));
+    ((uint32_t *)context)[index] += ++times[index];
+    arena_destroy(arena);
+}
+
+Test(base_tasks, every_task_runs_once)
+{
+    static uint32_t times[TASKS];
+    cr_assert_geq(processors_allowed(), 1);
+    for (uint32_t count = 0; count <= TASKS; count += count < 4 ? 1 : 332) {
+        memset(times, 0, sizeof(times));
+        tasks_run(count_task, times, count);
+        for (uint32_t i = 0; i < TASKS; i++)
+            cr_assert_eq(times[i], i < count, "task %u of %u ran %u times", i, count, times[i]);
+    }
+}
+
+static void exhaust_task(void *context, uint32_t index)
+{
+    (void)context;
+    arena_create(); // is destroyed by the guard of its thread
+    if (index == 7)
+        memory_exhausted();
+}
+
+static void run_exhausting(void *context)
+{
+    tasks_run(exhaust_task, NULL, TASKS);
+    *(bool *)context = true;
+}
+
+Test(base_tasks, memory_that_runs_out_in_one_ends_the_guarded_action)
+{
+    Fault fault = {0};
+    bool went_on = false;
+    cr_assert_not(memory_guard(run_exhausting, &went_on, &fault));
+    cr_assert_eq(fault.kind, FAULT_MEMORY);
+    cr_assert_not(went_on);
 }
 
 Test(base_arena, exhaustion_ends_the_innermost_guard)
