@@ -111,10 +111,11 @@ static void compare_settings(Diff *diff, Arena *arena)
 
 static const char *choice_text(const Plan *plan, const Choice *choice, Arena *arena)
 {
-    char domain[DOMAIN_TEXT_MAX], gathered[DOMAIN_TEXT_MAX];
+    char domain[DOMAIN_TEXT_MAX], gathered[DOMAIN_TEXT_MAX], returned[DOMAIN_TEXT_MAX];
     plan_format_gathered(plan, choice->regather, choice->once, gathered, sizeof(gathered));
-    return arena_format(arena, "%s%s%s", plan_format_domain(plan, choice->domain, domain, sizeof(domain)),
-                        choice->regather ? ", " : "", choice->regather ? gathered : "");
+    plan_format_returned(plan, choice->returns_apart, choice->once_gradient, returned, sizeof(returned));
+    return arena_format(arena, "%s%s%s%s", plan_format_domain(plan, choice->domain, domain, sizeof(domain)),
+                        choice->regather ? ", " : "", choice->regather ? gathered : "", returned);
 }
 
 static bool same_text(const char *a, const char *b)

@@ -113,9 +113,13 @@ static void print_diagram(const Report *report, const Choice *choice)
     html_escape(out, plan_format_domain(plan, choice->domain, domain, sizeof(domain)));
     text_append(out, "</b> in MoE ");
     print_layers_of(plan, choice, out);
-    if (plan->pass == PASS_TRAINING && plan_gathers(plan, choice))
-        text_format(out, "; for the backward pass gathered experts are %s",
-                    plan_format_gathered(plan, choice->regather, choice->once, domain, sizeof(domain)));
+    if (plan->pass == PASS_TRAINING && plan_gathers(plan, choice)) {
+        char returned[DOMAIN_TEXT_MAX];
+        text_format(
+            out, "; for the backward pass gathered experts are %s%s",
+            plan_format_gathered(plan, choice->regather, choice->once, domain, sizeof(domain)),
+            plan_format_returned(plan, choice->returns_apart, choice->once_gradient, returned, sizeof(returned)));
+    }
     text_append(out, "</figcaption>\n<div class=\"cluster\">");
     html_links_print(report, choice);
     text_append(out, "<div class=\"inside\">\n");

@@ -135,7 +135,7 @@ static bool is_alike(const LayerCost *a, const LayerCost *b)
 
 static void print_choice(const Plan *plan, uint32_t first, uint32_t last, const LayerCost *cost, Text *out)
 {
-    char kept[FORMAT_MAX + 128];
+    char kept[FORMAT_MAX + 128], returned[FORMAT_MAX + 128];
     const Choice *choice = &plan->choices[first];
     char bytes[FORMAT_MAX], time[FORMAT_MAX];
     text_format(out, "<tr><th scope=\"row\">%u", choice->layer);
@@ -159,11 +159,12 @@ static void print_choice(const Plan *plan, uint32_t first, uint32_t last, const 
     for (int k = 0; k < 2; k++)
         text_format(out, "<td class=\"n\">%s</td><td class=\"n\">%s</td>", format_bytes(bytes, cost->bytes[k]),
                     format_time(time, cost->time_s[k]));
-    if (plan->pass == PASS_TRAINING)
-        text_format(out, "<td>%s</td>",
-                    !plan_gathers(plan, choice)
-                        ? "none"
-                        : plan_format_gathered(plan, choice->regather, choice->once, kept, sizeof(kept)));
+    if (plan->pass == PASS_TRAINING && !plan_gathers(plan, choice))
+        text_append(out, "<td>none</td>");
+    else if (plan->pass == PASS_TRAINING)
+        text_format(
+            out, "<td>%s%s</td>", plan_format_gathered(plan, choice->regather, choice->once, kept, sizeof(kept)),
+            plan_format_returned(plan, choice->returns_apart, choice->once_gradient, returned, sizeof(returned)));
     text_append(out, "</tr>\n");
 }
 

@@ -47,11 +47,6 @@ const char *html_micro_batch(const Report *report, bool repeated, uint32_t micro
     return arena_format(report->arena, " of micro-batch %u", micro_batch);
 }
 
-bool choices_equal(const Choice *a, const Choice *b)
-{
-    return a->regather == b->regather && a->once == b->once && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;
-}
-
 double html_port_bandwidth(const Report *report, uint32_t level)
 {
     const Cluster *cluster = &report->plan->cluster;

@@ -47,7 +47,6 @@ void html_ports_print(const Report *report);
 void html_layers_print(const Plan *plan, uint32_t first, Text *out);
 // The position in the outermost level: "paris", or "dc 3" where workers have no names.
 void html_worker_print(const Plan *plan, uint32_t position, Text *out);
-bool choices_equal(const Choice *a, const Choice *b);
 // Of the port of the worker whose rank is shown; where kinds of workers were merged, the slowest stands for all.
 double html_port_bandwidth(const Report *report, uint32_t level);
 // The simulated iteration; 1 where nothing takes time, so that shares can be formed.

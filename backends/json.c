@@ -95,6 +95,13 @@ static const char *once_name(const Plan *plan, bool regather, uint32_t once)
     return !regather ? "all" : once == 0 ? "none" : plan->cluster.levels[once - 1].name;
 }
 
+// The same of gradients, which cross so many outermost levels once per iteration of several laps.
+static const char *once_by_gradients(const Plan *plan, uint32_t levels)
+{
+    bool all = plan_laps(plan).count == 1 || levels >= plan->cluster.level_count;
+    return once_name(plan, !all, levels);
+}
+
 static void add_layers(cJSON *solution, const Plan *plan)
 {
     cJSON *layers = cJSON_AddArrayToObject(solution, "layers");
@@ -117,6 +124,7 @@ static void add_layers(cJSON *solution, const Plan *plan)
         cJSON_AddNumberToObject(layer, "exchange_s", exchange_s[choice->layer]);
         cJSON_AddBoolToObject(layer, "regather", choice->regather);
         cJSON_AddStringToObject(layer, "once", once_name(plan, choice->regather, choice->once));
+        cJSON_AddStringToObject(layer, "once_gradient", once_by_gradients(plan, plan_gradient_levels(plan, choice)));
         cJSON_AddItemToArray(layers, layer);
     }
     arena_destroy(scratch);
@@ -167,6 +175,7 @@ static void add_solution(cJSON *root, const Plan *plan, double solve_s)
     cJSON_AddBoolToObject(object, "regather_dense", plan->regather_dense);
     cJSON_AddBoolToObject(object, "regather_embedding", plan->regather_embedding);
     cJSON_AddStringToObject(object, "once_dense", once_name(plan, plan->regather_dense, plan->once_dense));
+    cJSON_AddStringToObject(object, "once_dense_gradient", once_by_gradients(plan, plan_dense_gradient_levels(plan)));
     if (solve_s >= 0)
         cJSON_AddNumberToObject(object, "solve_s", solve_s);
     else

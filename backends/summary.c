@@ -196,7 +196,7 @@ void summary_print_comparison(const Plan *plan, Text *out)
 
 static void print_choices(const Plan *plan, Text *out)
 {
-    char domain[DOMAIN_TEXT_MAX], gathered[FORMAT_MAX + 128];
+    char domain[DOMAIN_TEXT_MAX], gathered[FORMAT_MAX + 128], returned[FORMAT_MAX + 128];
     text_format(out, "choice (%s, solver %s", status_name(plan->status), plan->solver);
     if (plan->status == STATUS_FEASIBLE)
         text_format(out, ", the cost model's bound is %.3g %% lower", 100 * plan->gap);
@@ -209,17 +209,21 @@ static void print_choices(const Plan *plan, Text *out)
         text_format(out, "  layers %u..%u: domain %s", plan->choices[i].layer, plan->choices[end - 1].layer,
                     plan_format_domain(plan, plan->choices[i].domain, domain, sizeof(domain)));
         if (plan->pass == PASS_TRAINING)
-            text_format(out, ", replicas %s",
+            text_format(out, ", replicas %s%s",
                         plan_format_gathered(plan, plan->choices[i].regather, plan->choices[i].once, gathered,
-                                             sizeof(gathered)));
+                                             sizeof(gathered)),
+                        plan_format_returned(plan, plan->choices[i].returns_apart, plan->choices[i].once_gradient,
+                                             returned, sizeof(returned)));
         text_append(out, "\n");
         i = end;
     }
     if (plan->pass == PASS_TRAINING && !plan->model.abstract)
-        text_format(out, "  dense weights: shared out over all GPUs%s%s, %s for the backward pass\n",
+        text_format(out, "  dense weights: shared out over all GPUs%s%s, %s for the backward pass%s\n",
                     plan->sync.every > 0 ? " of a " : "",
                     plan->sync.every > 0 ? plan->cluster.levels[plan->replica_levels - 1].name : "",
-                    plan_format_gathered(plan, plan->regather_dense, plan->once_dense, gathered, sizeof(gathered)));
+                    plan_format_gathered(plan, plan->regather_dense, plan->once_dense, gathered, sizeof(gathered)),
+                    plan_format_returned(plan, plan->returns_dense_apart, plan->once_dense_gradient, returned,
+                                         sizeof(returned)));
     if (plan->regather_embedding)
         text_append(out, "  embedding: gathered for each use, each half of its gradient returns after it\n");
     if (plan->pass == PASS_TRAINING && !plan->model.abstract)

@@ -21,6 +21,8 @@ static void add_config(cJSON *object, const Cluster *cluster, const Config *conf
         cJSON_AddItemToArray(domain, cJSON_CreateNumber(config->domain[l]));
     cJSON_AddBoolToObject(object, "regather", config->regather);
     cJSON_AddNumberToObject(object, "once_levels", config->once);
+    cJSON_AddBoolToObject(object, "returns_apart", config->returns_apart);
+    cJSON_AddNumberToObject(object, "once_gradient_levels", config->once_gradient);
 }
 
 static void add_run(cJSON *object, const Cluster *cluster, const ConfigRun *run)

@@ -5,7 +5,7 @@
 
 #include "ir/plan.h"
 
-enum { PLAN_FORMAT_VERSION = 10 };
+enum { PLAN_FORMAT_VERSION = 11 };
 
 // Same plan, same bytes. *bytes is malloc'ed, the caller frees it. False when the plan breaks a
 // limit (schema.h).

@@ -309,6 +309,9 @@ static bool check_model(Check *check)
     if (plan->once_dense > plan->cluster.level_count)
         return fail(check, RECORD_PLAN, 0, "'once_dense' is %" PRIu32 ", and there are %" PRIu32 " levels",
                     plan->once_dense, plan->cluster.level_count);
+    if (plan->once_dense_gradient > plan->cluster.level_count)
+        return fail(check, RECORD_PLAN, 0, "'once_dense_gradient' is %" PRIu32 ", and there are %" PRIu32 " levels",
+                    plan->once_dense_gradient, plan->cluster.level_count);
     if (!m->abstract && plan->choice_count > 0 && m->experts == 0)
         return fail(check, RECORD_MODEL, 0, "'experts' is 0, and there are layers with experts");
     return true;

@@ -146,6 +146,26 @@ void plan_packed_ways(const Plan *plan, int8_t ways[])
     }
 }
 
+bool choices_equal(const Choice *a, const Choice *b)
+{
+    return a->regather == b->regather && a->once == b->once && a->returns_apart == b->returns_apart &&
+           a->once_gradient == b->once_gradient && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;
+}
+
+uint32_t plan_gradient_levels(const Plan *plan, const Choice *choice)
+{
+    if (choice->returns_apart)
+        return choice->once_gradient;
+    return choice->regather ? choice->once : plan->cluster.level_count;
+}
+
+uint32_t plan_dense_gradient_levels(const Plan *plan)
+{
+    if (plan->returns_dense_apart)
+        return plan->once_dense_gradient;
+    return plan->regather_dense ? plan->once_dense : plan->cluster.level_count;
+}
+
 // A step by which workers that train apart meet.
 static bool is_outer(const Plan *plan, const Step *step)
 {

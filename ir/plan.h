@@ -35,6 +35,8 @@ typedef struct {
                                  // divides the experts
     bool regather;               // drop replicas after the forward pass, gather again in the backward pass,
     uint32_t once;               // but for what was gathered over so many outermost levels, which is kept
+    bool returns_apart;          // several laps: gradients have a boundary of their own, outside that of the weights:
+    uint32_t once_gradient;      // they cross so many outermost levels once per iteration, the others in every lap
 } Choice;
 
 // Expected bytes one GPU sends over a level in one iteration.
@@ -118,6 +120,8 @@ typedef struct {
     uint32_t outer_levels;  // training: gathers and returns over so many outermost levels have streams of their own
     bool regather_dense;    // training: the same of gathered dense weights, and of so many outermost levels
     uint32_t once_dense;
+    bool returns_dense_apart; // training: the same of gradients of dense weights as of those of experts
+    uint32_t once_dense_gradient;
     bool regather_embedding; // training: the same of the embedding, for both of its uses, whose gradients return apart
     uint32_t micro_batches;  // of an iteration; weights are updated once. `steps` say when each runs
     uint32_t lap;            // of these, so many pass a layer before the next one; 0: all (unroll.h)
@@ -147,6 +151,14 @@ typedef struct {
     int32_t *operands; // buffer indices or NONE
     uint32_t *after;   // step indices
 } Plan;
+
+// Are two layers planned alike?
+bool choices_equal(const Choice *a, const Choice *b);
+
+// Outermost levels that gradients cross once per iteration of several laps: those of experts under the choice, and of
+// dense weights. Levels inside they cross in every lap.
+uint32_t plan_gradient_levels(const Plan *plan, const Choice *choice);
+uint32_t plan_dense_gradient_levels(const Plan *plan);
 
 Plan *plan_create(void); // empty, with its own arena
 void plan_destroy(Plan *plan);

@@ -200,9 +200,7 @@ const Strategy *plan_find_baseline(const Plan *plan, const char *name)
 uint32_t plan_choice_run_end(const Plan *plan, uint32_t first)
 {
     uint32_t end = first + 1;
-    while (end < plan->choice_count && plan->choices[end].regather == plan->choices[first].regather &&
-           plan->choices[end].once == plan->choices[first].once &&
-           memcmp(plan->choices[end].domain, plan->choices[first].domain, sizeof(plan->choices[first].domain)) == 0)
+    while (end < plan->choice_count && choices_equal(&plan->choices[end], &plan->choices[first]))
         end++;
     return end;
 }
@@ -265,6 +263,16 @@ const char *plan_strategy_domain(const Plan *plan, const Strategy *strategy, boo
     if (chosen && plan->choice_count > 0 && plan_choice_run_end(plan, 0) < plan->choice_count)
         return "per layer";
     return plan_format_domain(plan, strategy->domain, out, size);
+}
+
+const char *plan_format_returned(const Plan *plan, bool apart, uint32_t once, char *out, size_t size)
+{
+    out[0] = 0;
+    if (apart && once == 0)
+        snprintf(out, size, ", gradients return in every lap");
+    else if (apart)
+        snprintf(out, size, ", gradients return inside '%.60s' in every lap", plan->cluster.levels[once - 1].name);
+    return out;
 }
 
 const char *plan_format_gathered(const Plan *plan, bool regather, uint32_t once, char *out, size_t size)

@@ -61,6 +61,9 @@ double plan_port_bytes(const Plan *plan, uint32_t level);
 // What becomes of gathered weights between forward and backward pass, in words: "kept", "gathered again", "kept over
 // 'dc', gathered again inside".
 const char *plan_format_gathered(const Plan *plan, bool regather, uint32_t once, char *out, size_t size);
+// And of their gradients, where these have a boundary of their own: ", gradients return in every lap", ", gradients
+// return inside 'dc' in every lap"; else nothing.
+const char *plan_format_returned(const Plan *plan, bool apart, uint32_t once, char *out, size_t size);
 const char *plan_strategy_domain(const Plan *plan, const Strategy *strategy, bool chosen, char *out, size_t size);
 enum { DOMAIN_TEXT_MAX = 640 }; // of eight levels with names as long as the language allows
 // "dc=2 gpu=1" into `out`.

@@ -1,6 +1,7 @@
 // Laps of fewer micro-batches take less memory and gather more often: where memory binds, from the largest down until
 // a smaller one is no faster.
 #include "compiler/choose/choosing.h"
+#include "compiler/solve/frugality.h"
 
 static const Spec *with_lap(const Spec *request, uint32_t lap, Arena *arena)
 {
@@ -15,14 +16,24 @@ static bool is_open(const Planned *found, FaultKind code)
     return code == FAULT_INFEASIBLE || (code == FAULT_NONE && found->solution.memory_binds);
 }
 
-// Does a lap of so many look faster than what was found, in the way that saves memory there?
-static bool is_promising(const Planned *found, FaultKind code, uint32_t lap, Arena *arena)
+// The way that saves most memory.
+static const Spec *most_frugal(const Spec *spec, Arena *arena)
+{
+    Frugality ways[FRUGALITIES_MAX];
+    size_t count = frugality_list(spec, ways);
+    return frugality_apply(spec, ways[count - 1], arena);
+}
+
+// Does a lap of so many look faster than what was found, in the way that saves memory there, or in the one that saves
+// most?
+static bool is_promising(const Spec *spec, const Planned *found, FaultKind code, uint32_t lap, Arena *arena)
 {
     static const double clear = 0.99;
     if (code != FAULT_NONE)
         return true;
-    return estimate_spec(with_lap(found->spec, lap, arena), false, NULL).best_s <
-           clear * found->solution.cost.iteration_s;
+    double enough_s = clear * found->solution.cost.iteration_s;
+    return estimate_spec(with_lap(found->spec, lap, arena), false, NULL).best_s < enough_s ||
+           estimate_spec(most_frugal(with_lap(spec, lap, arena), arena), false, NULL).best_s < enough_s;
 }
 
 // Is there no choice: none to make, or asked for?
@@ -45,7 +56,7 @@ FaultKind choose_lap(const Attempt *attempt, Diag *diag, Planned *out)
     for (uint32_t lap = spec->plan.micro_batches - 1; lap > 0 && is_open(out, code); lap--) {
         if (spec->plan.micro_batches % lap != 0)
             continue;
-        if (!is_promising(out, code, lap, attempt->arena))
+        if (!is_promising(spec, out, code, lap, attempt->arena))
             break;
         Planned tried = {.spec = with_lap(spec, lap, attempt->arena)};
         Diag *of_tried = diag_create(attempt->arena);

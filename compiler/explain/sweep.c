@@ -30,9 +30,7 @@ static void describe_choice(const Plan *plan, SweepRow *row)
     for (uint32_t i = 0; i < plan->choice_count; i++) {
         bool seen = false;
         for (uint32_t j = 0; j < i && !seen; j++)
-            seen = plan->choices[j].regather == plan->choices[i].regather &&
-                   plan->choices[j].once == plan->choices[i].once &&
-                   memcmp(plan->choices[j].domain, plan->choices[i].domain, sizeof(plan->choices[i].domain)) == 0;
+            seen = choices_equal(&plan->choices[j], &plan->choices[i]);
         kinds += !seen;
     }
     if (kinds > 1)

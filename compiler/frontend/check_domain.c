@@ -104,6 +104,39 @@ static void check_kept_dense(Checker *checker)
                "dense weights that are encoded are not gathered again over all levels: expected 'auto' or 'all'");
 }
 
+// Outermost levels up to the one that is named: "none" of them, or all up to a level. -1: there is no such level.
+static int find_boundary(const Cluster *cluster, const char *name)
+{
+    int level = find_level(cluster, name);
+    return level >= 0 ? level + 1 : strcmp(name, "none") == 0 ? 0 : -1;
+}
+
+// The boundary of gradients.
+static void check_once_gradient(Checker *checker)
+{
+    SpecPlan *plan = &checker->spec->plan;
+    const AstEntry *key = checker->keys[KEY_PLAN_once_gradient];
+    const char *name = key && key->value->kind == EXPR_NAME ? key->value->text : "";
+    if (!key || strcmp(name, "auto") == 0)
+        return;
+    int levels = find_boundary(&checker->spec->cluster, name);
+    bool as_weights = strcmp(name, "weights") == 0;
+    if (plan->pass == PASS_FORWARD || checker->spec->model.abstract)
+        diag_error(checker->diag, value_span(checker, key),
+                   "'once_gradient' goes with training a model that is given by its dimensions");
+    else if (levels < 0 && !as_weights)
+        diag_error(checker->diag, value_span(checker, key),
+                   "'once_gradient' must be auto, weights, none or a level of the cluster: the innermost that "
+                   "gradients cross once per iteration");
+    else if (plan->micro_batches < 2)
+        diag_error(checker->diag, value_span(checker, key),
+                   "gradients return once in an iteration of one micro-batch: 'once_gradient' goes with several "
+                   "'micro_batches'");
+    plan->gradient_request = as_weights ? GRADIENTS_AS_WEIGHTS : GRADIENTS_FORCED;
+    plan->returns_apart = !as_weights && levels >= 0;
+    plan->gradient_levels = plan->returns_apart ? (uint32_t)levels : 0;
+}
+
 static void check_kept_embedding(Checker *checker)
 {
     const SpecPlan *plan = &checker->spec->plan;
@@ -391,6 +424,31 @@ static void take_once(Checker *checker, uint32_t source, char *text, char *word,
     run->regather = !all;
 }
 
+// "once_gradient=dc": gradients cross that level and those outside it once per iteration, levels inside in every lap;
+// "all" and "none".
+static void take_gradient(Checker *checker, uint32_t source, char *text, char *word, ForcedRun *run)
+{
+    size_t key = strlen("once_gradient="), length = strcspn(word + key, " ,;");
+    const Cluster *cluster = &checker->spec->cluster;
+    const char *name = arena_copy_string(checker->arena, word + key, length);
+    int levels = strcmp(name, "all") == 0 ? (int)cluster->level_count : find_boundary(cluster, name);
+    Span span = {source, (uint32_t)(word - text) + (uint32_t)key, (uint32_t)((size_t)(word - text) + key + length)};
+    if (levels < 0) {
+        diag_error(checker->diag, span, "expected a level, 'all' or 'none' after 'once_gradient='");
+        diag_help(checker->diag, "the innermost level that gradients cross once per iteration of several laps");
+    } else if (checker->spec->plan.pass == PASS_FORWARD || checker->spec->model.abstract) {
+        diag_error(checker->diag, span, "'once_gradient' goes with training a model that is given by its dimensions");
+    } else if (run->regather && (uint32_t)levels > run->once) {
+        diag_error(checker->diag, span, "gradients do not cross a level once over which weights are gathered again");
+        diag_help(checker->diag, "expected a level that is not inside that of 'once', or 'none'");
+    }
+    run->gives_gradients = true;
+    run->once_gradient = levels > 0 ? (uint32_t)levels : 0;
+    memset(word, ' ', key + length);
+    while (word > text && (word[-1] == ' ' || word[-1] == ','))
+        *--word = ' ';
+}
+
 void check_lap_size(Checker *checker, Span span, uint64_t lap)
 {
     SpecPlan *plan = &checker->spec->plan;
@@ -460,6 +518,9 @@ static void check_part(Checker *checker, uint32_t source, const char *option, si
         take_word(checker, source, text, regather, strlen("regather"), run);
     else if (once)
         take_once(checker, source, text, once, run);
+    char *gradient = strstr(text, "once_gradient=");
+    if (gradient)
+        take_gradient(checker, source, text, gradient, run);
     size_t last = end;
     while (last > sizes && (text[last - 1] == ' ' || text[last - 1] == ','))
         last--;
@@ -490,8 +551,8 @@ static void check_domain_option(Checker *checker, const char *given)
         check_part(checker, source, option, begin, end, &runs[i]);
         begin = end + 1;
     }
-    if (diag_error_count(checker->diag) > mark ||
-        (parts == 1 && !runs[0].regather && !strchr(option, ':') && !strstr(option, "once=")))
+    if (diag_error_count(checker->diag) > mark || (parts == 1 && !runs[0].regather && !runs[0].gives_gradients &&
+                                                   !strchr(option, ':') && !strstr(option, "once=")))
         return;
     if (plan->domain_request == DOMAIN_AUTO) {
         diag_error(checker->diag, (Span){source, 0, (uint32_t)length}, "'auto' goes with nothing else");
@@ -515,6 +576,7 @@ void check_shares_and_domain(Checker *checker, const char *domain_option)
     check_coded_levels(checker, checker->keys[KEY_DENSE_levels],
                        spec->plan.open[PRICED_DENSE] || spec->plan.open[PRICED_DENSE_GRADIENTS], &spec->plan.dense);
     check_kept_dense(checker);
+    check_once_gradient(checker);
     check_kept_embedding(checker);
     check_packets(checker);
     const AstEntry *in_file = checker->keys[KEY_PLAN_domain];

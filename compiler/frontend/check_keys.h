@@ -35,6 +35,7 @@ typedef enum {
     X(LAYERS, false, NUMBER, "list of layers", NULL)                                                                   \
     X(ONE_OF, false, NUMBER, "word", NULL) /* of the key's name table */                                               \
     X(DOMAIN, false, NUMBER, "name, record or list", "auto", "ep", "gather", NULL)                                     \
+    X(GRADIENTS, false, NUMBER, "`auto`, `weights`, `none` or level", "auto", "weights", "none", NULL)                 \
     X(WORKERS_OF, false, NUMBER, "level", NULL)                                                                        \
     X(NAMES, false, NUMBER, "list of names", NULL)                                                                     \
     X(FILE, false, NUMBER, "file name", NULL)                                                                          \

@@ -365,6 +365,9 @@ static void describe(Lowering *l)
     plan->outer_levels = l->work->outer_levels;
     plan->regather_dense = spec->plan.regather_dense;
     plan->once_dense = spec->plan.regather_dense ? spec->plan.dense_levels : 0;
+    uint32_t kept_dense = spec->plan.regather_dense ? spec->plan.dense_levels : spec->cluster.level_count;
+    plan->returns_dense_apart = workload_returns_dense_each_lap(spec) && spec_dense_gradient_levels(spec) < kept_dense;
+    plan->once_dense_gradient = plan->returns_dense_apart ? spec_dense_gradient_levels(spec) : 0;
     plan->regather_embedding = spec_regathers_embedding(spec);
     plan->micro_batches = spec->plan.micro_batches;
     Laps laps = spec_laps(spec);
@@ -386,6 +389,8 @@ static void describe(Lowering *l)
         const Config *config = &l->mix->configs[l->moe_index[k]];
         choice->regather = config->regather;
         choice->once = config->once;
+        choice->returns_apart = config->returns_apart;
+        choice->once_gradient = config->once_gradient;
         memcpy(choice->domain, config->domain, sizeof(choice->domain));
     }
 }

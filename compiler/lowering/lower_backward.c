@@ -205,7 +205,7 @@ static void add_moe_backward(Lowering *l, uint32_t k, int32_t dx, int32_t ddense
     };
     int32_t dheld = migrated ? lowering_add_temporary(l, k, "dheld", model->dtype, l->held_rows, l->share_cols)
                              : lowering_add_gradient_sum(l, layer->experts, (int32_t)k);
-    if (returns_are_limited(l->work, l->config->regather))
+    if (expert_returns_are_limited(l->work, l->config))
         l->limit = lowering_return_limit(l);
     GradientSum sum = lowering_begin_sum(l, (int32_t)k, dheld, lowering_returns_each_lap(l));
     StepBuffers expert = {.expert_backward = {.rows = last->rows,
@@ -290,7 +290,7 @@ static void add_layer_backward(Lowering *l, uint32_t k, int32_t dx)
         lowering_go_home(l);
     if (l->plan->recompute)
         add_again(l, k);
-    l->limit = returns_are_limited(l->work, l->spec->plan.regather_dense) ? lowering_return_limit(l) : NONE;
+    l->limit = dense_returns_are_limited(l->work) ? lowering_return_limit(l) : NONE;
     GradientSum sum =
         lowering_begin_sum(l, (int32_t)k, lowering_add_bundle_gradient(l, (int32_t)k, layer->dense, layer->held_dense),
                            lowering_returns_dense_each_lap(l));

@@ -345,13 +345,13 @@ static bool crosses_inside(const Lowering *l, const uint32_t sizes[LEVELS_MAX], 
 
 bool lowering_returns_each_lap(const Lowering *l)
 {
-    return plan_laps(l->plan).count > 1 && l->config->regather && crosses_inside(l, l->config->domain, l->config->once);
+    return plan_laps(l->plan).count > 1 &&
+           crosses_inside(l, l->config->domain, config_gradient_levels(l->spec, l->config));
 }
 
 bool lowering_returns_dense_each_lap(const Lowering *l)
 {
-    uint32_t wide = spec_shared_levels(l->spec);
-    return plan_laps(l->plan).count > 1 && l->spec->plan.regather_dense && wide >> l->spec->plan.dense_levels;
+    return workload_returns_dense_each_lap(l->spec);
 }
 
 BundleCost lowering_bundle_cost(const Lowering *l, int32_t bundle, BundleWay way)
@@ -377,6 +377,11 @@ static StepSpec bundle_step(Lowering *l, Op op, int32_t layer, uint32_t level, c
 uint32_t lowering_once_levels(const Lowering *l, int32_t layer)
 {
     return layer == NONE ? spec_embedding_levels(l->spec) : l->spec->plan.dense_levels;
+}
+
+uint32_t lowering_gradient_levels(const Lowering *l, int32_t layer)
+{
+    return layer == NONE ? spec_embedding_levels(l->spec) : spec_dense_gradient_levels(l->spec);
 }
 
 static BundleGather begin_bundle_gather(const Lowering *l, int32_t layer, int32_t bundle, const char *suffix)

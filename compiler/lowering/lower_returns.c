@@ -183,7 +183,7 @@ static ReturnPath bundle_return(const Lowering *l, int32_t layer, int32_t bundle
                      .rows = (double)builder_buffer(l->builder, gradient)->rows,
                      .owned_rows = 1,
                      .packed = coding->gradient == GRADIENT_DENSE ? 0 : coding_levels(coding, cluster->level_count),
-                     .once = lowering_once_levels(l, layer),
+                     .once = lowering_gradient_levels(l, layer),
                      .suffix = ""};
     snprintf(of.name, sizeof(of.name), "%s.d", builder_buffer(l->builder, bundle)->name);
     for (uint32_t level = 0; level < cluster->level_count; level++)
@@ -229,7 +229,7 @@ void lowering_return_experts(Lowering *l, uint32_t k, int32_t dheld)
                      .packed = coding->gradient == GRADIENT_DENSE ? 0 : spec_coded_levels(l->spec),
                      .startup_s = l->cost.startup_s,
                      .each_lap = lowering_returns_each_lap(l),
-                     .once = l->config->once,
+                     .once = config_gradient_levels(l->spec, l->config),
                      .suffix = ""};
     snprintf(of.name, sizeof(of.name), "L%u.dexperts", k);
     for (uint32_t level = 0; level < l->spec->cluster.level_count; level++)

@@ -223,8 +223,10 @@ int32_t lowering_gather_bundle_again(Lowering *l, int32_t layer, int32_t bundle,
 // of the others, which the two functions above then do. Where there is nothing to gather, or no way to, nothing.
 void lowering_gather_dense_ahead(Lowering *l, uint32_t layer);
 void lowering_gather_experts_ahead(Lowering *l, uint32_t layer);
-// Outermost levels over which a bundle is gathered once, where it is gathered again.
+// Outermost levels over which a bundle is gathered once, where it is gathered again; and those that its gradients cross
+// once, where they return in every lap.
 uint32_t lowering_once_levels(const Lowering *l, int32_t layer);
+uint32_t lowering_gradient_levels(const Lowering *l, int32_t layer);
 // What a bundle costs, one way.
 BundleCost lowering_bundle_cost(const Lowering *l, int32_t bundle, BundleWay way);
 // Gradients as packets to the members of a group; what these leave out goes another time. `step`: their return.

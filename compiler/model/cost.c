@@ -10,7 +10,8 @@
 
 bool config_equal(const Config *a, const Config *b)
 {
-    return a->regather == b->regather && a->once == b->once && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;
+    return a->regather == b->regather && a->once == b->once && a->returns_apart == b->returns_apart &&
+           a->once_gradient == b->once_gradient && memcmp(a->domain, b->domain, sizeof(a->domain)) == 0;
 }
 
 double cost_collective_s(const Cluster *cluster, uint32_t level, double bytes, double peers)
@@ -185,9 +186,57 @@ bool config_next_kept(const Spec *spec, Config *config)
             continue;
         config->regather = true;
         config->once = once;
+        config_plan_gradients(spec, config);
         return true;
     }
     return false;
+}
+
+static bool next_gradients(const Spec *spec, Config *config)
+{
+    if (spec->plan.gradient_request != GRADIENTS_AUTO)
+        return false;
+    for (uint32_t levels = config_gradient_levels(spec, config); levels-- > spec->replica_levels;) {
+        Config next = *config;
+        config_set_gradient_levels(spec, &next, levels);
+        if (!next.returns_apart || next.once_gradient != levels)
+            continue;
+        *config = next;
+        return true;
+    }
+    return false;
+}
+
+bool config_next_way(const Spec *spec, Config *config)
+{
+    return next_gradients(spec, config) || config_next_kept(spec, config);
+}
+
+uint32_t config_kept_levels(const Spec *spec, const Config *config)
+{
+    return config->regather ? config->once : spec->cluster.level_count;
+}
+
+uint32_t config_gradient_levels(const Spec *spec, const Config *config)
+{
+    return config->returns_apart ? config->once_gradient : config_kept_levels(spec, config);
+}
+
+void config_set_gradient_levels(const Spec *spec, Config *config, uint32_t levels)
+{
+    uint32_t kept = config_kept_levels(spec, config);
+    levels = levels > spec->replica_levels ? levels : spec->replica_levels;
+    while (levels > spec->replica_levels && levels < kept &&
+           config->domain[levels - 1] == 1) // the same as one level less
+        levels--;
+    config->returns_apart = spec_laps(spec).count > 1 && levels < kept && gathers_among(config, levels, kept);
+    config->once_gradient = config->returns_apart ? levels : 0;
+}
+
+void config_plan_gradients(const Spec *spec, Config *config)
+{
+    const SpecPlan *plan = &spec->plan;
+    config_set_gradient_levels(spec, config, plan->returns_apart ? plan->gradient_levels : spec->cluster.level_count);
 }
 
 // Every message has its largest size. What more is sent than the expected rows is padding.
@@ -284,11 +333,11 @@ static void cost_exchange(const Workload *work, const LayerWork *layer, const Co
     cost_exchange_times(spec, level, busiest, peers, cost);
 }
 
-// Do gradients of experts go home over the levels inside the boundary once per lap?
+// Do gradients of experts go home over the levels inside their boundary once per lap?
 static bool returns_each_lap(const Spec *spec, const Config *config)
 {
-    return spec_laps(spec).count > 1 && config->regather &&
-           gathers_among(config, config->once, spec->cluster.level_count);
+    return spec_laps(spec).count > 1 &&
+           gathers_among(config, config_gradient_levels(spec, config), spec->cluster.level_count);
 }
 
 // What is held of a bundle before the levels inside the boundary: shares.
@@ -298,6 +347,11 @@ static double shares_outside(const Spec *spec, const uint32_t sizes[LEVELS_MAX],
     for (uint32_t l = spec->replica_levels; l < once; l++)
         shares *= sizes[l];
     return shares;
+}
+
+double config_summed_shards(const Spec *spec, const Config *config)
+{
+    return shares_outside(spec, config->domain, config_gradient_levels(spec, config));
 }
 
 // Adding up what laps bring home: in each of them, and zeros and rounding once.
@@ -333,7 +387,7 @@ static void cost_migration(const Workload *work, const LayerWork *layer, const C
                                  layer->expert_bytes * shards_before * peers, layer->expert_bytes * shards_before);
     cost->reduce_s[level] = cost_group_s(work->spec, GROUP_GATHER, level, cost->reduce_bytes[level], peers);
     add_port_bytes(work->spec, level, cost->reduce_bytes[level], cost->port_reduce_s);
-    if (returns_each_lap(work->spec, config) && level >= config->once) {
+    if (returns_each_lap(work->spec, config) && level >= config_gradient_levels(work->spec, config)) {
         cost->lap_reduce_bytes[level] = cost->reduce_bytes[level];
         cost->lap_reduce_s[level] = cost->reduce_s[level];
         add_port_bytes(work->spec, level, cost->reduce_bytes[level], cost->port_lap_reduce_s);
@@ -620,8 +674,9 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
     if (spec->plan.pass == PASS_TRAINING && spec->plan.regather_dense)
         cost_bundle_inside(spec, layer->dense_share_bytes, spec->plan.dense_levels, BUNDLE_GATHER, &cost->dense_again);
     if (workload_returns_dense_each_lap(spec)) {
-        cost->dense_lap_return = cost->dense_again;
-        cost->dense_lap_sums_s = dense_lap_sums_s(spec, layer->dense_share_bytes, spec->plan.dense_levels);
+        uint32_t once = spec_dense_gradient_levels(spec);
+        cost_bundle_inside(spec, layer->dense_share_bytes, once, BUNDLE_RETURN, &cost->dense_lap_return);
+        cost->dense_lap_sums_s = dense_lap_sums_s(spec, layer->dense_share_bytes, once);
     }
     if (!layer->is_moe)
         return;
@@ -646,7 +701,8 @@ void cost_layer(const Workload *work, uint32_t index, const Config *config, Disp
         double elements = layer->expert_bytes / dtype_bytes(spec->model.dtype);
         SumCost sums = workload_lap_sum_cost(spec, elements * held, each_lap);
         if (each_lap)
-            cost->lap_sums_s = lap_sums_s(spec, elements * shares_outside(spec, config->domain, config->once));
+            cost->lap_sums_s =
+                lap_sums_s(spec, elements * shares_outside(spec, config->domain, config_gradient_levels(spec, config)));
         cost->expert_sums_s = sums.part_s;
         cost->expert_round_s = sums.once_s;
     }

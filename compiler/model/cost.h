@@ -10,10 +10,20 @@
 typedef struct {
     uint32_t domain[LEVELS_MAX];
     bool regather;
-    uint32_t once; // where they are gathered again: so many outermost levels whose gathered shares are kept
+    uint32_t once;          // where they are gathered again: so many outermost levels whose gathered shares are kept
+    bool returns_apart;     // several laps: gradients have a boundary of their own, outside that of the weights:
+    uint32_t once_gradient; // they cross so many outermost levels once per iteration, the others in every lap
 } Config;
 
 bool config_equal(const Config *a, const Config *b);
+
+// Outermost levels whose gathered shares are kept throughout, and those that gradients cross once per iteration.
+uint32_t config_kept_levels(const Spec *spec, const Config *config);
+uint32_t config_gradient_levels(const Spec *spec, const Config *config);
+// Gradients cross so many outermost levels once per iteration, but no more than those whose shares are kept. Where that
+// makes no difference they have no boundary of their own.
+void config_set_gradient_levels(const Spec *spec, Config *config, uint32_t levels);
+void config_plan_gradients(const Spec *spec, Config *config); // as the spec is planned
 
 // A bundle of which every GPU owns a share, one way.
 typedef struct {
@@ -119,9 +129,15 @@ double config_held_shards(const Spec *spec, const Config *config);
 // The same over the levels that packets cross.
 double config_coded_shards(const Spec *spec, const Config *config);
 
+// Shares of a layer's gradients that are added up, in f32, throughout several laps.
+double config_summed_shards(const Spec *spec, const Config *config);
+
 // The next way to gather the same domain again, after keeping all: all levels, then all but the outermost, and so on,
 // where levels inside and outside gather anything. False, and unchanged, after the last.
 bool config_next_kept(const Spec *spec, Config *config);
+// The same, but that before it gradients of several laps have every boundary outside that of the weights, unless the
+// spec says which.
+bool config_next_way(const Spec *spec, Config *config);
 
 // What it takes of an iteration that workers which train apart meet, by what a GPU owns of a bundle, bytes in f32: a
 // part of what it takes when they do. The sum goes over every level that they are workers of.

@@ -90,9 +90,15 @@ double inner_levels_s(const Workload *work, const double of_level[LEVELS_MAX])
     return total_s;
 }
 
-bool returns_are_limited(const Workload *work, bool regather)
+bool dense_returns_are_limited(const Workload *work)
 {
-    return regather || work->spec->plan.recomputes;
+    return work->spec->plan.regather_dense || work->spec->plan.recomputes ||
+           workload_returns_dense_each_lap(work->spec);
+}
+
+bool expert_returns_are_limited(const Workload *work, const Config *config)
+{
+    return config->regather || config->returns_apart || work->spec->plan.recomputes;
 }
 
 static Clock clock_at(double s)
@@ -398,7 +404,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
     double *at_s = clock->at_s;
     if (work->spec->plan.regather_dense)
         await_dense(work, of, &cost->dense_again, at_s, out);
-    if (returns_are_limited(work, work->spec->plan.regather_dense))
+    if (dense_returns_are_limited(work))
         await_returns(at_s, out);
     if (!layer->is_moe) {
         pass_dense(work, of, true, at_s, out);
@@ -417,7 +423,7 @@ void clock_backward(const Workload *work, const ClockedLayer *of, Clock *clock, 
         advance_queue(work, at_s, &gathering);
         start_s = later(start_s, at_s[CLOCK_QUEUE]);
     }
-    if (returns_are_limited(work, config->regather))
+    if (expert_returns_are_limited(work, config))
         start_s = later(start_s, returns_before(at_s));
     uint32_t levels = work->spec->cluster.level_count;
     for (uint32_t j = 0; j < levels; j++) {

@@ -44,7 +44,8 @@ double experts_join_saves_s(const Workload *work, uint32_t layer, const LayerCos
 
 // Do gradients of weights wait for those of the layer RETURNS_MAX before, so that they do not pile up? Where memory is
 // saved: the weights are gathered again, or activations are computed again.
-bool returns_are_limited(const Workload *work, bool regather);
+bool dense_returns_are_limited(const Workload *work);
+bool expert_returns_are_limited(const Workload *work, const Config *config);
 
 // Where things stand, seconds since the iteration began.
 enum {

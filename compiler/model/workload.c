@@ -79,8 +79,7 @@ SumCost workload_lap_sum_cost(const Spec *spec, double elements, bool each_lap)
 
 bool workload_returns_dense_each_lap(const Spec *spec)
 {
-    return spec_laps(spec).count > 1 && spec->plan.regather_dense &&
-           spec_shared_levels(spec) >> spec->plan.dense_levels;
+    return spec_laps(spec).count > 1 && spec_shared_levels(spec) >> spec_dense_gradient_levels(spec);
 }
 
 double workload_shards(const Spec *spec)

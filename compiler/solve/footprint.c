@@ -162,7 +162,7 @@ static Lowered lower_prefix(const Spec *spec, const Mixing *mixing, const Repeti
     Period period = {.end = of->end - of->begin >= 2 * of->period ? of->end - of->period : of->end};
     period.first = period.end > of->period ? period.end - of->period : 0;
     const Unlimited unlimited = {spec->plan.pass == PASS_FORWARD && mixing->prefetch == PREFETCH_UNLIMITED,
-                                 !returns_are_limited(work, spec->plan.regather_dense || mixing->config->regather)};
+                                 !dense_returns_are_limited(work) && !expert_returns_are_limited(work, mixing->config)};
     if (plan)
         lowered.kept = kept_bytes(plan, &period, unlimited);
     plan_destroy(plan);
@@ -307,7 +307,8 @@ static Measured *find_measured(FootprintTable *table, const Spec *spec)
 static Slot *find_slot(Slot *slots, uint32_t capacity, const Mixing *mixing)
 {
     const Config *config = mixing->config;
-    uint32_t hash = mixing->prefetch * 31 + (uint32_t)mixing->dispatch * 7 + config->regather + 2 * config->once;
+    uint32_t hash = mixing->prefetch * 31 + (uint32_t)mixing->dispatch * 7 + config->regather + 2 * config->once +
+                    64 * config->returns_apart + 128 * config->once_gradient;
     for (uint32_t l = 0; l < LEVELS_MAX; l++)
         hash = hash * 2654435761U + config->domain[l];
     for (uint32_t i = hash ^ hash >> 16;; i++) {

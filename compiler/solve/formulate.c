@@ -61,7 +61,7 @@ static void fill_terms(const Formulation *f, uint32_t layer, const LayerCost *co
         .reduce = (inner_levels_s(f->work, cost->reduce_s) + cost->sync_s - inner_return_saved_s) / unit_s,
         .outer_reduce = (outer_levels_s(f->work, cost->reduce_s) - return_saved_s) / unit_s,
         .backward_kept = config->regather ? 0 : -horizon,
-        .returns_free = returns_are_limited(f->work, config->regather) ? 0 : -horizon,
+        .returns_free = expert_returns_are_limited(f->work, config) ? 0 : -horizon,
         .unlimited = window <= PREFETCH_MAX ? 0 : -horizon,
         .outer_unlimited = outer_window <= PREFETCH_MAX ? 0 : -horizon,
         .backward_unlimited = config->regather && window <= PREFETCH_MAX ? 0 : -horizon,
@@ -375,7 +375,7 @@ static void formulate_return_ports(Formulation *f, const char *what, Arrival the
 // The layer begins when gradients of the layer RETURNS_MAX before are home, where they are not to pile up.
 static void formulate_return_limit(Formulation *f)
 {
-    if (!returns_are_limited(f->work, f->work->spec->plan.regather_dense) || f->home[RETURNS_MAX - 1] < 0)
+    if (!dense_returns_are_limited(f->work) || f->home[RETURNS_MAX - 1] < 0)
         return;
     int begin = add_time(f, "back_dense_returned");
     row_after(f, "back_dense_begins", begin, f->end, NO_TERM, 0);

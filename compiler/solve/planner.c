@@ -57,9 +57,12 @@ const char *config_format(const Cluster *cluster, const Config *config, char *ou
         used += (size_t)snprintf(out + used, size - used, "%s%s=%u", l ? " " : "", cluster->levels[l].name,
                                  config->domain[l]);
     if (config->regather && config->once && used < size)
-        snprintf(out + used, size - used, " once=%s", cluster->levels[config->once - 1].name);
+        used += (size_t)snprintf(out + used, size - used, " once=%s", cluster->levels[config->once - 1].name);
     else if (config->regather && used < size)
-        snprintf(out + used, size - used, " regather");
+        used += (size_t)snprintf(out + used, size - used, " regather");
+    if (config->returns_apart && used < size)
+        snprintf(out + used, size - used, " once_gradient=%s",
+                 config->once_gradient ? cluster->levels[config->once_gradient - 1].name : "none");
     return out;
 }
 
@@ -194,11 +197,12 @@ static bool price_kept_and_again(const Workload *work, Config config, Dispatch d
 {
     bool regather = can_regather(work->spec) && config_held_shards(work->spec, &config) > 1;
     double kept_s = 0;
+    config_plan_gradients(work->spec, &config);
     do {
         Candidate other;
         IterationCost least; // where nothing waits for memory
         cost_uniform(work, &config, PREFETCH_UNLIMITED, dispatch, &least);
-        kept_s = config.regather ? kept_s : least.iteration_s;
+        kept_s = config.regather || config.returns_apart ? kept_s : least.iteration_s;
         if (candidate->fits && kept_s >= candidate->cost.iteration_s)
             return true;
         if (candidate->fits && least.iteration_s >= candidate->cost.iteration_s)
@@ -210,7 +214,7 @@ static bool price_kept_and_again(const Workload *work, Config config, Dispatch d
             price(work, &config, dispatch, memory_of, &other);
         if (other.fits && (!candidate->fits || other.cost.iteration_s < candidate->cost.iteration_s))
             *candidate = other;
-    } while (regather && config_next_kept(work->spec, &config));
+    } while (regather && config_next_way(work->spec, &config));
     return candidate->fits && kept_s >= candidate->cost.iteration_s;
 }
 
@@ -268,6 +272,10 @@ static int compare_candidates(const void *a, const void *b)
         return left->config.regather ? 1 : -1;
     if (left->config.once != right->config.once)
         return left->config.once < right->config.once ? -1 : 1;
+    if (left->config.returns_apart != right->config.returns_apart)
+        return left->config.returns_apart ? 1 : -1;
+    if (left->config.once_gradient != right->config.once_gradient)
+        return left->config.once_gradient < right->config.once_gradient ? -1 : 1;
     return memcmp(left->config.domain, right->config.domain, sizeof(left->config.domain));
 }
 
@@ -291,7 +299,8 @@ static bool list_configs(const Spec *spec, Arena *arena, Diag *diag, Candidate *
         return false;
     }
     bool regather = can_regather(spec);
-    *candidates = arena_alloc_array(arena, total * (1 + levels), sizeof(**candidates));
+    size_t ways = spec_laps(spec).count > 1 ? (1 + levels) * (2 + levels) / 2 : 1 + levels;
+    *candidates = arena_alloc_array(arena, total * ways, sizeof(**candidates));
     *count = 0;
     for (size_t index = 0; index < total; index++) {
         Config config = uniform_config(spec, false);
@@ -303,9 +312,10 @@ static bool list_configs(const Spec *spec, Arena *arena, Diag *diag, Candidate *
         }
         if (!spec_domain_is_valid(spec, config.domain))
             continue;
+        config_plan_gradients(spec, &config);
         do
             (*candidates)[(*count)++] = (Candidate){.config = config, .domain_index = index};
-        while (regather && config_next_kept(spec, &config));
+        while (regather && config_next_way(spec, &config));
     }
     return true;
 }
@@ -320,6 +330,8 @@ static double least_bytes(const Workload *work, const Config *of)
     for (int again = 0; again < 2 && !bytes_may_fit(work, least); again++) {
         config.regather = again && can_regather(spec) && config_held_shards(spec, &config) > 1;
         config.once = 0;
+        config.returns_apart = false;
+        config.once_gradient = 0;
         least = fmin(least, estimated_bytes(work, &config, 0, spec->plan.dispatch));
     }
     return least;
@@ -348,19 +360,6 @@ static void drop_hopeless(const Workload *work, Candidate *candidates, size_t *c
             candidates[kept++] = candidates[i];
     *count = kept;
     arena_destroy(arena);
-}
-
-bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
-{
-    if (!list_configs(work->spec, arena, diag, candidates, count))
-        return false;
-    drop_hopeless(work, *candidates, count);
-    for (size_t i = 0; i < *count; i++) {
-        Config config = (*candidates)[i].config;
-        price(work, &config, work->spec->plan.dispatch, estimated_bytes, &(*candidates)[i]);
-    }
-    qsort(*candidates, *count, sizeof(**candidates), compare_candidates);
-    return true;
 }
 
 // Index of the cheapest candidate that fits; ties go to the first. `count` when none fits.
@@ -395,6 +394,48 @@ static bool list_fastest(const Workload *work, Arena *arena, Diag *diag, Candida
     return true;
 }
 
+// Memory of one that was priced where nothing waits for it.
+static void price_listed(const Workload *work, Candidate *candidate)
+{
+    Candidate fitted;
+    fit(work, &candidate->config, work->spec->plan.dispatch, estimated_bytes, &fitted);
+    fitted.domain_index = candidate->domain_index;
+    fitted.cost = candidate->cost;
+    if (fitted.prefetch != PREFETCH_UNLIMITED)
+        cost_uniform(work, &fitted.config, fitted.prefetch, work->spec->plan.dispatch, &fitted.cost);
+    *candidate = fitted;
+}
+
+// Gradients that return apart save memory, and nothing else: no mix has room for them beside a single choice that is
+// faster and fits.
+static bool saves_in_vain(const Candidate *candidate, double fitting_s)
+{
+    return candidate->config.returns_apart && candidate->cost.iteration_s >= fitting_s;
+}
+
+bool planner_enumerate(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
+{
+    if (!list_fastest(work, arena, diag, candidates, count))
+        return false;
+    drop_hopeless(work, *candidates, count);
+    size_t taken = 0;
+    double fitting_s = INFINITY;
+    bool asked = work->spec->plan.gradient_request == GRADIENTS_FORCED;
+    for (size_t i = 0; i < *count; i++) {
+        Candidate *candidate = &(*candidates)[taken];
+        if (!asked && saves_in_vain(&(*candidates)[i], fitting_s))
+            continue;
+        *candidate = (*candidates)[i];
+        price_listed(work, candidate);
+        if (candidate->fits)
+            fitting_s = fmin(fitting_s, candidate->cost.iteration_s);
+        taken++;
+    }
+    *count = taken;
+    qsort(*candidates, taken, sizeof(**candidates), compare_candidates);
+    return true;
+}
+
 bool planner_all_fit(const Workload *work)
 {
     Arena *arena = arena_create();
@@ -419,6 +460,25 @@ static bool admits(const Workload *work, bool exactly, int *lowered, const Candi
     return bytes <= work->spec->cluster.device.memory_bytes;
 }
 
+// Does it take too much even if all that gradients save by returning apart were saved where they do not: sums, and what
+// is rounded of them in the last lap, which leaves a GPU's own in the dtype of the weights? That one is known by now,
+// being faster.
+static bool saves_too_little(const Workload *work, const Config *config)
+{
+    const Spec *spec = work->spec;
+    Config together = *config;
+    together.returns_apart = false;
+    together.once_gradient = 0;
+    if (!config->returns_apart || spec->plan.gradient_request != GRADIENTS_AUTO)
+        return false;
+    double summed = config_summed_shards(spec, &together), element = dtype_bytes(spec->model.dtype), saved = 0;
+    double bytes = (summed - config_summed_shards(spec, config)) * sizeof(float) + (summed + 1) * element;
+    for (uint32_t k = 0; k < work->layer_count; k++)
+        if (work->layers[k].is_moe)
+            saved += work->layers[k].expert_bytes / element * bytes;
+    return !bytes_may_fit(work, estimated_bytes(work, &together, 0, spec->plan.dispatch) - saved);
+}
+
 Estimate planner_estimate(const Workload *work, bool exactly, bool *unfit)
 {
     Arena *arena = arena_create();
@@ -436,7 +496,7 @@ Estimate planner_estimate(const Workload *work, bool exactly, bool *unfit)
         double least = least_bytes(work, &candidates[i].config);
         if (unfit && least > HOPELESS * work->spec->cluster.device.memory_bytes)
             unfit[candidates[i].domain_index] = true;
-        if (!bytes_may_fit(work, least))
+        if (!bytes_may_fit(work, least) || saves_too_little(work, &candidates[i].config))
             continue;
         fit(work, &candidates[i].config, dispatch, estimated_bytes, &fitted);
         if (fitted.prefetch != PREFETCH_UNLIMITED)
@@ -452,7 +512,6 @@ Estimate planner_estimate(const Workload *work, bool exactly, bool *unfit)
 // domain does. Time comes first: memory takes longer to find out.
 static bool enumerate_promising(const Workload *work, Arena *arena, Diag *diag, Candidate **candidates, size_t *count)
 {
-    Dispatch dispatch = work->spec->plan.dispatch;
     if (!list_fastest(work, arena, diag, candidates, count))
         return false;
     size_t fitting = 0, taken = 0;
@@ -462,12 +521,16 @@ static bool enumerate_promising(const Workload *work, Arena *arena, Diag *diag, 
         *count = 0;
     else
         drop_hopeless(work, *candidates, count);
-    for (double most_s = INFINITY; taken < *count && (*candidates)[taken].cost.iteration_s <= most_s; taken++) {
+    double fitting_s = INFINITY;
+    for (size_t i = 0; i < *count && (*candidates)[i].cost.iteration_s <= PROMISING * fitting_s; i++) {
         Candidate *candidate = &(*candidates)[taken];
-        Config config = candidate->config;
-        price(work, &config, dispatch, estimated_bytes, candidate);
+        if (saves_in_vain(&(*candidates)[i], fitting_s))
+            continue;
+        *candidate = (*candidates)[i];
+        price_listed(work, candidate);
         if (candidate->fits)
-            most_s = fmin(most_s, PROMISING * candidate->cost.iteration_s);
+            fitting_s = fmin(fitting_s, candidate->cost.iteration_s);
+        taken++;
     }
     *count = taken;
     qsort(*candidates, *count, sizeof(**candidates), compare_candidates);
@@ -572,6 +635,7 @@ static const Config *forced_configs(const Choosing *c)
     for (uint32_t k = 0; k < c->work->layer_count; k++) {
         if (!c->work->layers[k].is_moe)
             continue;
+        bool gives_gradients = false;
         Config *config = &configs[moe++];
         *config = uniform_config(c->work->spec, plan->domain_request == DOMAIN_GATHER);
         if (plan->domain_request == DOMAIN_FORCED)
@@ -582,7 +646,12 @@ static const Config *forced_configs(const Choosing *c)
             memcpy(config->domain, plan->forced[r].domain, sizeof(config->domain));
             config->regather = plan->forced[r].regather && config_held_shards(c->work->spec, config) > 1;
             config->once = config->regather ? plan->forced[r].once : 0;
+            gives_gradients = plan->forced[r].gives_gradients;
+            if (gives_gradients)
+                config_set_gradient_levels(c->work->spec, config, plan->forced[r].once_gradient);
         }
+        if (!gives_gradients)
+            config_plan_gradients(c->work->spec, config);
     }
     return configs;
 }

@@ -82,8 +82,7 @@ static void choose_components(Building *b)
         look_back(embedding_window(b->prefetch), &reads);
         look_back(embedding_outer_window(b->work, b->prefetch), &reads);
     }
-    bool port[LEVELS_MAX] = {false},
-         waits_for_returns = returns_are_limited(b->work, b->work->spec->plan.regather_dense);
+    bool port[LEVELS_MAX] = {false}, waits_for_returns = dense_returns_are_limited(b->work);
     for (uint32_t k = 0; k < b->work->layer_count; k++) {
         if (!b->work->layers[k].is_moe || b->work->layers[k].kind != k)
             continue;
@@ -92,7 +91,7 @@ static void choose_components(Building *b)
             cost_layer(b->work, k, &b->candidates[c].config, b->dispatch, &cost);
             for (uint32_t j = 0; j < LEVELS_MAX; j++)
                 port[j] = port[j] || cost_port_s(&cost, j) > 0;
-            waits_for_returns = waits_for_returns || b->candidates[c].config.regather;
+            waits_for_returns = waits_for_returns || expert_returns_are_limited(b->work, &b->candidates[c].config);
             uint32_t windows[] = {mix_window(b->work->spec->plan.pass, &b->candidates[c].config, b->prefetch),
                                   mix_outer_window(b->work, &b->candidates[c].config, b->prefetch),
                                   dense_window(b->work, b->prefetch), dense_outer_window(b->work, b->prefetch)};

@@ -234,6 +234,13 @@ bool spec_regathers_embedding(const Spec *spec)
     return spec->plan.regather_embedding && spec_can_regather_embedding(spec);
 }
 
+uint32_t spec_dense_gradient_levels(const Spec *spec)
+{
+    const SpecPlan *plan = &spec->plan;
+    uint32_t kept = plan->regather_dense ? plan->dense_levels : spec->cluster.level_count;
+    return plan->returns_apart && plan->gradient_levels < kept ? plan->gradient_levels : kept;
+}
+
 uint32_t spec_embedding_levels(const Spec *spec)
 {
     return spec->plan.regather_dense ? spec->plan.dense_levels : 0;

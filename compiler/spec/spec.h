@@ -71,6 +71,9 @@ typedef struct {
     Span span, moe_span;
 } SpecModel;
 
+// How far out gradients have a boundary of their own: as is fastest and fits, nowhere, or as asked for.
+typedef enum { GRADIENTS_AUTO, GRADIENTS_AS_WEIGHTS, GRADIENTS_FORCED } GradientRequest;
+
 typedef enum { DOMAIN_AUTO, DOMAIN_FORCED, DOMAIN_EP, DOMAIN_GATHER } DomainRequest;
 
 // What was asked for some of the layers: domain sizes, replicas gathered again.
@@ -79,6 +82,8 @@ typedef struct {
     uint32_t domain[LEVELS_MAX];
     bool regather;
     uint32_t once; // where they are: outermost levels that are gathered once
+    bool gives_gradients;
+    uint32_t once_gradient; // where it does: outermost levels that gradients cross once
 } ForcedRun;
 
 enum { CODEC_AUTO = CODEC_COUNT }; // requested: whichever is fastest
@@ -102,6 +107,9 @@ typedef struct {
     OnceDense once_dense, once_embedding; // as requested
     bool regather_dense;                  // what is planned with: of ONCE_DENSE_AUTO one after the other,
     uint32_t dense_levels;                // with so many outermost levels whose gathered shares are kept all the same,
+    GradientRequest gradient_request;     // levels that gradients cross once, as requested;
+    bool returns_apart;                   // planned with: they have a boundary of their own, outside that of weights,
+    uint32_t gradient_levels;             // so many outermost levels; of experts unless `forced` says
     bool regather_embedding; // the same of the embedding, over the same levels: see spec_regathers_embedding
     uint32_t micro_batches;  // of an iteration
     uint32_t lap_request;    // micro-batches of a lap, as requested; 0: the planner's choice
@@ -190,6 +198,9 @@ bool spec_can_regather_embedding(const Spec *spec);
 bool spec_regathers_embedding(const Spec *spec);
 // Outermost levels over which it is then gathered once, and its gradient returns once, all the same.
 uint32_t spec_embedding_levels(const Spec *spec);
+
+// Outermost levels that gradients of dense weights cross once per iteration of several laps; the others in every lap.
+uint32_t spec_dense_gradient_levels(const Spec *spec);
 
 // How an iteration is planned: so many laps of so many micro-batches; one of all, where `lap` does not divide these.
 Laps spec_laps(const Spec *spec);

@@ -275,9 +275,9 @@ static void verify_gather_link(Verifier *verifier, uint32_t before, uint32_t ste
 static bool leaves_laps(const Verifier *verifier, const Choice *choice, uint32_t before, uint32_t step)
 {
     const Step *steps = verifier->plan->steps;
-    int32_t once = (int32_t)choice->once;
+    int32_t once = (int32_t)plan_gradient_levels(verifier->plan, choice);
     return step_info(&steps[step])->shape == SHAPE_SCATTER && plan_laps(verifier->written).count > 1 &&
-           choice->regather && steps[step].level < once && steps[before].level >= once;
+           steps[step].level < once && steps[before].level >= once;
 }
 
 static const char *describe_migration(const Plan *plan, OpShape shape, int32_t level, char text[96])
@@ -433,6 +433,39 @@ static void verify_dense(Verifier *verifier)
     }
 }
 
+// ---- how often levels are crossed -----------------------------------------------------------------
+
+// Outermost levels that a layer's weights, or their gradients, cross once per iteration.
+static uint32_t once_levels(const Verifier *verifier, const Step *step)
+{
+    const Plan *plan = verifier->plan;
+    uint32_t levels = plan->cluster.level_count;
+    bool gathers = step_info(step)->shape == SHAPE_GATHER;
+    if (verify_carries_dense(verifier, step))
+        return !gathers ? plan_dense_gradient_levels(plan) : plan->regather_dense ? plan->once_dense : levels;
+    const Choice *choice = verify_find_choice(plan, step->layer);
+    return !gathers ? plan_gradient_levels(plan, choice) : choice->regather ? choice->once : levels;
+}
+
+// Over levels inside the boundary of several laps what is gathered, or returned, is so in every lap; over those outside
+// once.
+static void verify_boundaries(Verifier *verifier)
+{
+    const Plan *written = verifier->written;
+    bool several = plan_laps(written).count > 1;
+    for (uint32_t i = 0; i < written->step_count && written->micro_batches > 1; i++) {
+        const Step *step = &written->steps[i];
+        OpShape shape = step_info(step)->shape;
+        if (step->layer == NONE || (shape != SHAPE_GATHER && shape != SHAPE_SCATTER))
+            continue;
+        bool inside = several && (uint32_t)step->level >= once_levels(verifier, &verifier->plan->steps[i]);
+        if (step_repeats(step) != inside)
+            verify_fail(verifier, PROPERTY_GATHER, i, "runs '%s' over level '%.40s': expected %s",
+                        step_when_name(step->when), written->cluster.levels[step->level].name,
+                        inside ? "once in every lap" : "once per iteration");
+    }
+}
+
 // ---- slots for replicas --------------------------------------------------------------------------
 
 // The steps of one pass that use a layer's experts: forward in the order of MoE layers, backward in reverse.
@@ -499,6 +532,8 @@ void verify_layers(Verifier *verifier)
             verify_gather_order(verifier, steps, count);
         }
     }
+    if (!verifier->report->total)
+        verify_boundaries(verifier);
     if (!verifier->report->total)
         verify_replica_slots(verifier);
 }

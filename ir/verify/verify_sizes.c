@@ -8,6 +8,7 @@
 #include "ir/bundle.h"
 #include "ir/codec.h"
 #include "ir/exchange.h"
+#include "ir/unroll.h"
 #include "ir/verify/verify_parts.h"
 
 typedef struct {
@@ -574,6 +575,35 @@ static void verify_once_levels(Verifier *verifier, bool regather, uint32_t once,
                     "%s are kept over %" PRIu32 " outermost levels, expected at most %" PRIu32, what, once, most);
 }
 
+// A boundary of gradients lies outside that of the weights, or there is none of their own.
+static void verify_gradient_levels(Verifier *verifier, bool apart, uint32_t once, uint32_t kept, const char *what)
+{
+    bool possible = plan_laps(verifier->written).count > 1 && verifier->plan->pass == PASS_TRAINING;
+    if (apart && !possible)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE, "gradients of %s return in every lap, and there are not several",
+                    what);
+    else if (apart ? once >= kept : once > 0)
+        verify_fail(verifier, PROPERTY_CLAIMS, NONE,
+                    "gradients of %s cross %" PRIu32 " outermost levels once, expected %s%" PRIu32, what, once,
+                    apart ? "less than " : "", apart ? kept : 0);
+}
+
+static void verify_kept(Verifier *verifier)
+{
+    const Plan *plan = verifier->plan;
+    for (uint32_t c = 0; c < plan->choice_count; c++)
+        verify_once_levels(verifier, plan->choices[c].regather, plan->choices[c].once, "gathered experts");
+    verify_once_levels(verifier, plan->regather_dense, plan->once_dense, "gathered dense weights");
+    uint32_t levels = plan->cluster.level_count;
+    for (uint32_t c = 0; c < plan->choice_count; c++) {
+        const Choice *choice = &plan->choices[c];
+        verify_gradient_levels(verifier, choice->returns_apart, choice->once_gradient,
+                               choice->regather ? choice->once : levels, "experts");
+    }
+    verify_gradient_levels(verifier, plan->returns_dense_apart, plan->once_dense_gradient,
+                           plan->regather_dense ? plan->once_dense : levels, "dense weights");
+}
+
 void verify_claims(Verifier *verifier)
 {
     const Plan *plan = verifier->plan;
@@ -593,9 +623,7 @@ void verify_claims(Verifier *verifier)
         if (plan->choices[c].regather && (plan->pass == PASS_FORWARD || makes_packets_again(plan, &plan->choices[c])))
             verify_fail(verifier, PROPERTY_CLAIMS, NONE, "layer %" PRIu32 " gathers again %s", plan->choices[c].layer,
                         plan->pass == PASS_FORWARD ? "in a forward pass" : "what its codec keeps");
-    for (uint32_t c = 0; c < plan->choice_count; c++)
-        verify_once_levels(verifier, plan->choices[c].regather, plan->choices[c].once, "gathered experts");
-    verify_once_levels(verifier, plan->regather_dense, plan->once_dense, "gathered dense weights");
+    verify_kept(verifier);
     if (plan->regather_dense && coding_encodes(&plan->dense) &&
         plan->once_dense < coding_levels(&plan->dense, plan->cluster.level_count))
         verify_fail(verifier, PROPERTY_CLAIMS, NONE, "dense weights are gathered again over levels that packets cross");

@@ -26,9 +26,3 @@ losses() {
   python3 -c 'import json, sys
 for name in sys.argv[1:]: print(*map(repr, json.load(open(name + ".json"))["loss"]), sep="\n")' "$@"
 }
-has_mpi() {
-  [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null &&
-    ! "$HEP_RUN" --communicator mpi "$1" 2>&1 >/dev/null | grep -q 'built without MPI' || return 1
-  use_mpi
-  export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
-}

@@ -41,6 +41,14 @@ SH
   PATH=$work/mpi/bin:$PATH
 }
 
+# Can processes join over MPI, with the plan $1? Then mpirun is ready.
+has_mpi() {
+  [ -z "${HEP_WITHOUT_MPI:-}" ] && command -v mpirun >/dev/null &&
+    ! "$HEP_RUN" --communicator mpi "$1" 2>&1 >/dev/null | grep -q 'built without MPI' || return 1
+  use_mpi
+  export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # MPI keeps what it allocated
+}
+
 finish() {
   [ "$failures" -eq 0 ] && echo "all good"
   exit $((failures > 0))

@@ -162,6 +162,15 @@ python3 -c 'import json, sys
 plan = json.load(open(sys.argv[1]))
 assert (plan["micro_batches"], plan["lap"], plan["solution"]["layers"][-1]["once"]) == (4, 2, "site"), plan["lap"]' "$work/out" ||
   fail "--domain with a lap"
+expect 0 '' "$HEPC" --dump=json --domain 'site=2,lap=2,once_gradient=none' "$HEP_SOURCE/samples/laptop_training.hep"
+python3 -c 'import json, sys
+layer = json.load(open(sys.argv[1]))["solution"]["layers"][-1]
+assert (layer["once"], layer["once_gradient"]) == ("all", "none"), layer' "$work/out" || fail "--domain with once_gradient"
+expect 3 "over which weights are gathered again" \
+  "$HEPC" --domain 'site=2,gpu=2,once=site,once_gradient=gpu,lap=2' "$HEP_SOURCE/samples/laptop_training.hep"
+expect 3 "expected a level, 'all' or 'none' after 'once_gradient='" \
+  "$HEPC" --domain 'site=2,once_gradient=foo' "$HEP_SOURCE/samples/laptop_training.hep"
+expect 3 "'once_gradient' goes with training" "$HEPC" --domain 'dc=2,once_gradient=dc' "$HEP_SOURCE/samples/laptop.hep"
 expect 3 "expected layers such as '3' or '0-3', from 0 to 11" "$HEPC" --domain 0-99:dc=2 "$two_dc"
 expect 3 "no level 'foo'" "$HEPC" --domain '0-3:dc=2;4:foo=1' "$two_dc"
 expect 3 "'auto' goes with nothing else" "$HEPC" --domain 0-3:auto "$two_dc"

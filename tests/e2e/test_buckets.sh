@@ -54,7 +54,7 @@ times = [plan["solution"]["simulated_s"] for plan in plans]
 assert "dc=1" in sys.argv[1] or times[1] < times[0] - 0.030 * 0.8 * joined[1], (times, joined)
 PYTHON
   done
-  if command -v mpirun >/dev/null && "$HEP_RUN" --version | grep -q MPI; then
+  if has_mpi 3.hepb; then
     rm -rf mpi && expect 0 '' mpirun --oversubscribe -n 4 "$HEP_RUN" -n 2 --warmup 0 --checkpoint mpi 3.hepb
     saved mpi | cmp -s - threads.3.sums || fail "$name: MPI and threads differ"
   fi

@@ -71,6 +71,7 @@ sed 's/pass = forward/pass = forward  tokens = fp8/' bf16.hep >rows16.hep
 
 sed 's/pass = training/pass = training  micro_batches = 3  recompute = none/' training.hep >kept.hep
 sed 's/pass = training/pass = training  micro_batches = 3  recompute = full/; s/f32/bf16/' training.hep >again.hep
+sed 's/pass = training/pass = training  micro_batches = 4  lap = 2  once_gradient = none/; s/f32/bf16/' training.hep >apart.hep
 
 # name, domains, more options
 on_host() {
@@ -94,6 +95,7 @@ in_one_process training dc=2,gpu=1 -n 2
 in_one_process naive dc=1,gpu=2 -n 2
 in_one_process kept dc=2,gpu=1 -n 2
 in_one_process again dc=1,gpu=2 -n 2
+in_one_process apart dc=2,gpu=2 -n 2
 # Of codecs there is no bound: nearer to the same codec on the host than to none.
 on_host training dc=2,gpu=1 -n 3 && mv host.json dense.json
 unlike=dense.json in_one_process codec dc=2,gpu=1 -n 3

@@ -155,6 +155,50 @@ assert twice["gather_bytes"] > once["gather_bytes"] and twice["reduce_bytes"] > 
 PYTHON
 done
 
+# Gradients that return in every lap over levels whose weights are kept: over those, they cross as often as there are
+# laps, weights once. The losses are those of gradients that return once, in threads and processes the same bits.
+for laps in 2 4; do
+  sed "s/pass = training/pass = training  once_dense = all  once_embedding = all  lap = $((4 / laps))/" small.hep >lapped.hep
+  sed "s/once_dense = all/once_dense = all  once_gradient = none/" lapped.hep >apart.hep
+  for way in lapped apart; do
+    expect 0 '' "$HEPC" -D micro_batches=4 --domain site=2,gpu=1 $way.hep -o $way.hepb
+    expect 0 '' "$HEPC" --dump=json $way.hepb -o $way.json
+    expect 0 '' "$HEP_RUN" -n 4 --json=$way.run --losses $way.csv $way.hepb
+  done
+  expect 0 '' "$HEPC" --dump=summary apart.hepb
+  grep -q '^  layers 0.*, replicas kept, gradients return in every lap$' out &&
+    grep -q '^  dense weights.*, gradients return in every lap$' out || fail "the summary: $(cat out)"
+  expect 0 '' "$HEPC" --dump=ir apart.hepb -o apart.ir && expect 0 '' "$HEPC" apart.ir -o again.hepb
+  cmp -s apart.hepb again.hepb || fail "the text form of gradients that return apart"
+  expect 1 '' "$HEPC" --diff lapped.hepb apart.hepb
+  grep -q ', gradients return in every lap' out || fail "--diff: $(cat out)"
+  python3 - $laps lapped apart <<'PYTHON' || fail "gradients that return in each of $laps laps"
+import json, sys
+laps = int(sys.argv[1])
+(kept, apart), (before, after) = ([json.load(open(name + end)) for name in sys.argv[2:]] for end in (".run", ".json"))
+names = [[(layer["once"], layer["once_gradient"]) for layer in plan["solution"]["layers"]] for plan in (before, after)]
+assert set(names[0]) == {("all", "all")} and set(names[1]) == {("all", "none")}, names
+assert [plan["solution"]["once_dense_gradient"] for plan in (before, after)] == ["all", "none"]
+for a, b, s in zip(kept["loss"], apart["loss"], kept["loss_tolerance_turned"]):
+    assert abs(a - b) <= s, (a, b, s)
+for run, plan in ((kept, before), (apart, after)):
+    for level, planned in zip(run["traffic"], plan["traffic"]):
+        for key in ("gather_bytes", "reduce_bytes"):
+            assert abs(level[key] - planned[key] - planned["dense_" + key]) < 1e-3, (level, planned)
+# The embedding's gradient returns once all the same, which is less than half of the dense ones.
+for l, (once, often) in enumerate(zip(before["traffic"], after["traffic"])):
+    assert often["gather_bytes"] == once["gather_bytes"] and often["dense_gather_bytes"] == once["dense_gather_bytes"]
+    assert often["reduce_bytes"] == laps * once["reduce_bytes"], (l, once, often)
+    more = often["dense_reduce_bytes"] - once["dense_reduce_bytes"]
+    assert (laps - 1) * 0.5 * once["dense_reduce_bytes"] < more < (laps - 1) * once["dense_reduce_bytes"], (once, often)
+assert after["memory_bytes"] < before["memory_bytes"], (before["memory_bytes"], after["memory_bytes"])
+PYTHON
+  if has_mpi apart.hepb; then
+    expect 0 '' mpirun --oversubscribe -n 8 "$HEP_RUN" -n 4 --losses mpi.csv apart.hepb
+    cut -d, -f1-5 mpi.csv | cmp -s - <(cut -d, -f1-5 apart.csv) || fail "MPI and threads differ where gradients return apart"
+  fi
+done
+
 # Checkpoints lie between iterations: what resumes from one goes on as if nothing had been.
 expect 0 '' "$HEP_RUN" -n 2 --checkpoint saved --every 2 4.hepb
 expect 0 '' "$HEP_RUN" -n 2 --resume saved --json=resumed.run 4.hepb

@@ -100,6 +100,7 @@ typedef struct {
     double dense_lap_s, lap_s;
     uint32_t levels_again; // gathered again from there on
     bool regather;
+    bool dense_in_laps, in_laps; // gradients return in every lap over levels whose weights are kept
 } Layer;
 
 typedef struct {
@@ -196,6 +197,14 @@ static void bundle(const Case *in, double elements, Transfers *gather, Transfers
         gather->packing_s = encode_s(in, out.form, whole) + decode_s(in, out.form, whole * coded);
 }
 
+// Levels outside the one from which on gradients return in every lap: none over which weights are gathered again.
+static uint32_t gradient_levels(const Case *in, bool regather, uint32_t once)
+{
+    const SpecPlan *plan = &in->spec.plan;
+    uint32_t kept = regather ? once : in->spec.cluster.level_count;
+    return plan->returns_apart && plan->gradient_levels < kept ? plan->gradient_levels : kept;
+}
+
 static void dense_weights(const Case *in, uint32_t index, Layer *layer)
 {
     const Spec *spec = &in->spec;
@@ -204,14 +213,15 @@ static void dense_weights(const Case *in, uint32_t index, Layer *layer)
     double share = share_of(in, elements), before = 1;
     bundle(in, elements, &layer->dense, &layer->dense_home);
     bool each_lap = false;
-    if (spec->plan.regather_dense) {
+    uint32_t boundary = gradient_levels(in, spec->plan.regather_dense, spec->plan.dense_levels);
+    if (spec->plan.regather_dense)
         layer->dense_again = from_level(&layer->dense, spec->plan.dense_levels,
                                         spec->plan.dense_levels == 0 ? layer->dense.packing_s : 0);
-        for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
-            before *= l < spec->plan.dense_levels ? spec->cluster.levels[l].count : 1;
-            each_lap |= in->laps > 1 && l >= spec->plan.dense_levels && spec->cluster.levels[l].count > 1;
-        }
+    for (uint32_t l = 0; l < spec->cluster.level_count; l++) {
+        before *= l < boundary ? spec->cluster.levels[l].count : 1;
+        each_lap |= in->laps > 1 && l >= boundary && spec->cluster.levels[l].count > 1;
     }
+    layer->dense_in_laps = each_lap;
     layer->dense_part_s = sum_part_s(in, share * in->gpus);
     layer->dense_once_s = sum_once_s(in, share * in->gpus) / in->laps;
     if (!each_lap)
@@ -220,7 +230,7 @@ static void dense_weights(const Case *in, uint32_t index, Layer *layer)
     layer->dense_once_s *= in->laps;
     if (in->each == 1)
         layer->dense_part_s = layer->dense_once_s = 0;
-    layer->dense_lap_home = layer->dense_again;
+    layer->dense_lap_home = from_level(&layer->dense_home, boundary, 0);
     layer->dense_lap_s = sum_part_s(in, share * before) + sum_once_s(in, share * before) / in->laps;
 }
 
@@ -325,6 +335,7 @@ static void migration(const Case *in, const Config *config, Layer *layer)
     layer->regather = config->regather;
     layer->levels_again = config->once;
     bool each_lap = false;
+    uint32_t boundary = gradient_levels(in, config->regather, config->once);
     for (uint32_t l = spec->replica_levels; l < spec->cluster.level_count; l++) {
         double peers = config->domain[l] - 1.0;
         bool packets = l < crossed, returned = packets && coding->gradient != GRADIENT_DENSE;
@@ -334,8 +345,9 @@ static void migration(const Case *in, const Config *config, Layer *layer)
         layer->home.at[l] = (Transfer){gone * held * peers, peers, 1};
         if (returned && peers > 0)
             layer->home.packing_s += encode_s(in, back.form, own * held * peers) + decode_s(in, back.form, own * held);
-        outside *= config->regather && l < config->once ? config->domain[l] : 1;
-        each_lap |= in->laps > 1 && config->regather && l >= config->once && peers > 0;
+        outside *= l < boundary ? config->domain[l] : 1;
+        each_lap |= in->laps > 1 && l >= boundary && peers > 0;
+        layer->in_laps |= each_lap && peers > 0 && (!config->regather || l < config->once);
         held *= config->domain[l];
         coded *= packets ? config->domain[l] : 1;
     }
@@ -356,7 +368,7 @@ static void migration(const Case *in, const Config *config, Layer *layer)
     layer->expert_part_s = sum_part_s(in, elements * held);
     layer->expert_once_s = sum_once_s(in, elements * held) / (each_lap ? 1 : in->laps);
     if (each_lap) {
-        layer->lap_home = from_level(&layer->home, config->once, 0);
+        layer->lap_home = from_level(&layer->home, boundary, 0);
         layer->lap_s = sum_part_s(in, elements * outside) + sum_once_s(in, elements * outside) / in->laps;
         if (in->each == 1)
             layer->expert_part_s = layer->expert_once_s = 0;
@@ -676,12 +688,12 @@ static void backward(const Case *in, bool last, Now *now, Spent *spent)
         double two_before_s = earlier(now->homes_s, now->homes, 1);
         if (plan->regather_dense)
             dense_arrives(in, &layer->dense_again, now, spent);
-        if (plan->regather_dense || plan->recomputes) {
+        if (plan->regather_dense || layer->dense_in_laps || plan->recomputes) {
             spent->wait_s += fmax(0, two_before_s - now->chain_s);
             now->chain_s = fmax(now->chain_s, two_before_s);
         }
         if (in->is_moe[k]) {
-            double wait_for_s = layer->regather || plan->recomputes ? two_before_s : -INFINITY;
+            double wait_for_s = layer->regather || layer->in_laps || plan->recomputes ? two_before_s : -INFINITY;
             if (layer->regather) {
                 experts_arrive(in, layer, &layer->again, now);
                 wait_for_s = fmax(wait_for_s, now->inner_s);
@@ -846,6 +858,8 @@ static void random_training(Spec *spec)
     plan->interleaves = one_of(2);
     plan->regather_dense = one_of(2);
     plan->dense_levels = plan->regather_dense ? one_of(spec->cluster.level_count) : 0;
+    plan->returns_apart = one_of(2);
+    plan->gradient_levels = plan->returns_apart ? one_of(spec->cluster.level_count) : 0;
     spec->training.clip = one_of(2) ? 1 : 0;
     spec->training.balance = one_of(2) ? 0.01 : 0;
 }
@@ -855,6 +869,7 @@ static void random_codecs(Spec *spec)
     static const Codec codecs[] = {CODEC_DENSE, CODEC_SR, CODEC_DELTA, CODEC_SIGN, CODEC_Q4};
     static const GradientReturn gradients[] = {GRADIENT_DENSE, GRADIENT_TOPK, GRADIENT_Q4};
     SpecPlan *plan = &spec->plan;
+    plan->returns_apart = false;
     Codec codec = codecs[one_of(5)];
     bool sized = codec == CODEC_SR || codec == CODEC_DELTA;
     plan->experts =
@@ -874,6 +889,7 @@ static void random_choice(const Case *in, Config *config)
     Config next = *config;
     while (in->spec.plan.pass == PASS_TRAINING && one_of(3) > 0 && config_next_kept(&in->spec, &next))
         *config = next;
+    config_plan_gradients(&in->spec, config);
 }
 
 static Case *random_case(void)

@@ -75,6 +75,8 @@ static Spec draw_spec(Layers *layers)
     spec.plan.interleaves = rand() % 2;
     spec.plan.regather_dense = rand() % 2;
     spec.plan.lap = rand() % 3 ? 0 : 1;
+    spec.plan.returns_apart = rand() % 2;
+    spec.plan.gradient_levels = (uint32_t)(rand() % 2);
     return spec;
 }
 
@@ -91,6 +93,7 @@ Test(footprint, a_few_layers_say_what_all_take)
             config.domain[l] = rand() % 2 ? spec.cluster.levels[l].count : 1;
         if (spec_domain_is_valid(&spec, config.domain)) {
             config.regather = spec.plan.pass == PASS_TRAINING && config_held_shards(&spec, &config) > 1 && rand() % 2;
+            config_plan_gradients(&spec, &config);
             uint32_t prefetch = rand() % 2 ? PREFETCH_UNLIMITED : (uint32_t)(rand() % 3);
             double estimated = footprint_total(&spec, &config, prefetch, spec.plan.dispatch);
             double exact = footprint_exact(workload_derive(&spec, arena), &config, prefetch, spec.plan.dispatch);

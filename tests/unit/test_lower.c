@@ -96,6 +96,8 @@ static Spec random_looped_spec(void)
     spec.plan.regather_dense = rand() % 2;
     spec.plan.interleaves = rand() % 2;
     spec.plan.regather_embedding = spec.plan.recomputes != spec.plan.interleaves;
+    spec.plan.returns_apart = !spec_encodes(&spec) && rand() % 2;
+    spec.plan.gradient_levels = spec.plan.returns_apart ? (uint32_t)rand() % spec.cluster.level_count : 0;
     if (coding_encodes(&spec.plan.dense)) { // what packets bring is kept
         spec.plan.regather_dense = spec.plan.regather_dense && spec.plan.dense.whole_levels > 0;
         spec.plan.dense_levels = coding_levels(&spec.plan.dense, spec.cluster.level_count);

@@ -303,7 +303,8 @@ Test(micro_batches, other_layers_and_the_norm, .timeout = 120)
 }
 
 // Six micro-batches in laps of 1, 2 and 3, with weights kept, gathered again, and in between, against one batch.
-static void check_laps(Spec spec, size_t index, uint32_t dense_levels, const char *name)
+// Gradients return over levels inside those of the weights in every lap, or over those inside `gradient_levels`.
+static void check_laps(Spec spec, size_t index, uint32_t dense_levels, uint32_t gradient_levels, const char *name)
 {
     Config config = configuration(&spec, index);
     Outcome whole = train(&spec, &config, name);
@@ -313,8 +314,12 @@ static void check_laps(Spec spec, size_t index, uint32_t dense_levels, const cha
         of.plan.regather_dense = lap != 3;
         of.plan.dense_levels = of.plan.regather_dense ? dense_levels : 0;
         of.plan.interleaves = lap == 2;
-        char what[96];
-        snprintf(what, sizeof(what), "%s, configuration %zu, laps of %u", name, index, lap);
+        of.plan.returns_apart = gradient_levels < of.cluster.level_count;
+        of.plan.gradient_levels = gradient_levels;
+        config_plan_gradients(&of, &config);
+        char what[128];
+        snprintf(what, sizeof(what), "%s, configuration %zu, laps of %u, gradients once over %u levels", name, index,
+                 lap, gradient_levels);
         Outcome laps = train(&of, &config, what);
         expect_alike(&laps, &whole, what);
         outcome_free(&laps);
@@ -357,13 +362,14 @@ Test(micro_batches, embedding_gathered_for_each_use, .timeout = 240)
     check_halves(spec_training((uint32_t[]){4, 0, 0}, 4, 4), 1, 0, "4");
 }
 
-// All that experts can do: exchanged, gathered and kept, gathered again over all levels, over those inside.
+// All that experts can do: exchanged, gathered and kept, gathered again over all levels, over those inside; and
+// gradients that return in every lap over levels whose weights are kept: all of them, or those inside one level or two.
 Test(micro_batches, laps, .timeout = 240)
 {
     static const struct {
         bool regather;
-        uint32_t once;
-    } kinds[] = {{false, 0}, {true, 0}, {true, 1}};
+        uint32_t once, gradient_levels;
+    } kinds[] = {{false, 0, 3}, {true, 0, 3}, {true, 1, 3}, {false, 0, 0}, {false, 0, 1}, {false, 0, 2}, {true, 1, 0}};
     for (int dtype = 0; dtype < 2; dtype++) {
         Spec spec = spec_training((uint32_t[]){2, 2, 2}, 8, 8);
         spec.model.dtype = dtype ? DTYPE_BF16 : DTYPE_F32;
@@ -377,7 +383,7 @@ Test(micro_batches, laps, .timeout = 240)
                 const Config *config = &candidates[c].config;
                 if (config->regather != kinds[i].regather || config->once != kinds[i].once)
                     continue;
-                check_laps(spec, c, (uint32_t)i % 2, dtype ? "2 x 2 x 2, bf16" : "2 x 2 x 2");
+                check_laps(spec, c, (uint32_t)i % 2, kinds[i].gradient_levels, dtype ? "2 x 2 x 2, bf16" : "2 x 2 x 2");
                 seen++;
                 break;
             }

@@ -11,6 +11,7 @@
 #include "compiler/lowering/lower.h"
 #include "compiler/solve/planner.h"
 #include "effort.h"
+#include "ir/bundle.h"
 #include "ir/order.h"
 #include "ir/unroll.h"
 #include "ir/verify/verify.h"
@@ -29,6 +30,7 @@
     X(ALTER_BYTES, "alter bytes")                                                                                      \
     X(MOVE_BYTES, "move bytes elsewhere")                                                                              \
     X(CHANGE_CHOICE, "change a choice")                                                                                \
+    X(MOVE_BOUNDARY, "move the gradients' boundary")                                                                   \
     X(CHANGE_FORMAT, "change how rows travel")                                                                         \
     X(DUPLICATE_STEP, "duplicate a send")                                                                              \
     X(DROP_STEP, "drop a send")                                                                                        \
@@ -62,6 +64,7 @@ static const uint32_t meant[MUTATOR_COUNT] = {
     [MUTATE_ALTER_BYTES] = P(TRAFFIC),
     [MUTATE_MOVE_BYTES] = P(TRAFFIC),
     [MUTATE_CHANGE_CHOICE] = P(CHOICES) | P(OPERANDS) | P(EXCHANGE) | P(GATHER),
+    [MUTATE_MOVE_BOUNDARY] = P(GATHER) | P(CLAIMS),
     [MUTATE_CHANGE_FORMAT] = P(OPERANDS) | P(FLOW) | P(CLAIMS),
     [MUTATE_DUPLICATE_STEP] = P(EXCHANGE) | P(GATHER) | P(FLOW),
     [MUTATE_DROP_STEP] = P(READS) | P(RACES) | P(MEMORY) | P(EXCHANGE) | P(GATHER) | P(FLOW),
@@ -431,6 +434,47 @@ static void change_choices(Trial *trial)
                 }
 }
 
+// Levels that a bundle is gathered over, one bit each, from `first` to before `end`.
+static bool are_between(uint32_t gathered, uint32_t first, uint32_t end)
+{
+    return (gathered >> first & ((1u << (end > first ? end - first : 0)) - 1)) != 0;
+}
+
+static void move_boundary(Trial *trial, int64_t choice, uint32_t gathered, uint32_t kept, uint32_t now)
+{
+    const Plan *good = trial->good;
+    for (uint32_t to = good->replica_levels; to <= kept; to++) {
+        if (!are_between(gathered, to < now ? to : now, to < now ? now : to))
+            continue;
+        Plan *bad = start(trial);
+        bool apart = to < kept;
+        if (choice >= 0) {
+            bad->choices[choice].returns_apart = apart;
+            bad->choices[choice].once_gradient = apart ? to : 0;
+        } else {
+            bad->returns_dense_apart = apart;
+            bad->once_dense_gradient = apart ? to : 0;
+        }
+        judge(trial, MUTATE_MOVE_BOUNDARY, false, choice >= 0 ? "experts" : "dense weights");
+    }
+}
+
+// Of gradients, to every other place outside that of the weights from which levels in use lie in between.
+static void move_boundaries(Trial *trial)
+{
+    const Plan *good = trial->good;
+    uint32_t levels = good->cluster.level_count;
+    for (uint32_t c = 0; c < good->choice_count; c++) {
+        const Choice *choice = &good->choices[c];
+        uint32_t gathered = 0;
+        for (uint32_t l = good->replica_levels; l < levels; l++)
+            gathered |= (uint32_t)(choice->domain[l] > 1) << l;
+        move_boundary(trial, c, gathered, choice->regather ? choice->once : levels, plan_gradient_levels(good, choice));
+    }
+    move_boundary(trial, -1, plan_shared_levels(good), good->regather_dense ? good->once_dense : levels,
+                  plan_dense_gradient_levels(good));
+}
+
 static void shift_edges(Plan *plan, uint32_t from, int32_t by)
 {
     for (uint32_t i = 0; i < plan->after_count; i++)
@@ -688,6 +732,8 @@ static void try_plan(const Plan *plan, Score *scores)
     move_bytes(&trial);
     change_buffers(&trial);
     change_choices(&trial);
+    if (plan->pass == PASS_TRAINING)
+        move_boundaries(&trial);
     change_formats(&trial);
     add_and_drop_steps(&trial);
     swap_steps(&trial);
@@ -715,7 +761,7 @@ static void print_scores(const Score *scores)
     }
 }
 
-enum { SHAPES = 7, LOOPS = 4, LAPS = 7, BUCKETS = 3, APART = 3 };
+enum { SHAPES = 7, LOOPS = 4, LAPS = 9, BUCKETS = 3, APART = 3 };
 
 // Training of 2 or 3 micro-batches, with activations kept or computed again, sums in the weights' dtype or in f32.
 static Spec looped_shape(int i)
@@ -744,10 +790,11 @@ static Spec looped_shape(int i)
 }
 
 // One layer in laps: two of two micro-batches, two of three, three of one; one of four, two of which go abreast. In
-// some the embedding is gathered for each use: dense weights are kept over the outer level, not at all, or over all.
+// some the embedding is gathered for each use: dense weights are kept over the outer level, not at all, or over all. In
+// the last two gradients return in every lap over levels whose weights are kept.
 static Spec lapped_shape(int i)
 {
-    static const uint32_t laps[][2] = {{4, 2}, {6, 3}, {3, 1}, {4, 0}, {4, 2}, {3, 1}, {2, 0}};
+    static const uint32_t laps[][2] = {{4, 2}, {6, 3}, {3, 1}, {4, 0}, {4, 2}, {3, 1}, {2, 0}, {4, 2}, {3, 1}};
     Spec spec = spec_small_gpt((uint32_t[]){2, 2, 0}, 4, 2);
     spec.model.layers = 1;
     spec.model.dtype = i == 1 ? DTYPE_F32 : DTYPE_BF16;
@@ -755,9 +802,11 @@ static Spec lapped_shape(int i)
     spec.plan.micro_batches = laps[i][0];
     spec.plan.lap = laps[i][1];
     spec.plan.recomputes = i == 0 || i == 4;
-    spec.plan.regather_dense = i != 1 && i != 6;
-    spec.plan.dense_levels = i == 0 || i == 4;
-    spec.plan.regather_embedding = i > 3;
+    spec.plan.regather_dense = i != 1 && i != 6 && i != 8;
+    spec.plan.dense_levels = i == 0 || i == 4 || i == 7;
+    spec.plan.regather_embedding = i > 3 && i < 7;
+    spec.plan.returns_apart = i > 6; // over all levels, or those inside the outer one
+    spec.plan.gradient_levels = i == 8;
     spec.plan.interleaves = i == 3;
     return spec;
 }

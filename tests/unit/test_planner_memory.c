@@ -15,7 +15,7 @@
 #include "effort.h"
 #include "specs.h"
 
-enum { COUNT = FEW_OF(300), LAPPED = 40, LAYERS_MAX = 3, CANDIDATES_MAX = 16, MIXES_MAX = 600, DEPTHS = 6, SIDES = 3 };
+enum { COUNT = FEW_OF(300), LAPPED = 120, LAYERS_MAX = 3, CANDIDATES_MAX = 16, MIXES_MAX = 600, DEPTHS = 6, SIDES = 3 };
 
 static const PlannerOptions options = {.prefetch = PREFETCH_UNLIMITED, .glpk = false};
 static const uint32_t depths[DEPTHS] = {PREFETCH_UNLIMITED, 8, 4, 2, 1, 0};
@@ -70,10 +70,28 @@ typedef struct {
     bool fits;      // by lowering, whichever of the best is taken
 } Best;
 
+// Of several laps the planner lists gradients with a boundary of their own where they may pay: here all are looked at.
+static void add_ways(Side *side, const Spec *spec, Arena *arena)
+{
+    Candidate *all = arena_alloc_array(arena, side->count * (1 + LEVELS_MAX), sizeof(*all));
+    size_t count = 0;
+    for (size_t c = 0; c < side->count; c++) {
+        Config next = side->candidates[c].config;
+        if (next.returns_apart)
+            continue;
+        all[count++] = side->candidates[c];
+        while (config_next_way(spec, &next) && next.returns_apart)
+            all[count++] = (Candidate){.config = next};
+    }
+    side->candidates = all;
+    side->count = count;
+}
+
 static bool prepare(Side *side, const Spec *spec, Arena *arena, double *least, double *most)
 {
     side->work = workload_derive(spec, arena);
     cr_assert(planner_enumerate(side->work, arena, diag_create(arena), &side->candidates, &side->count));
+    add_ways(side, spec, arena);
     if (side->count > CANDIDATES_MAX || pow((double)side->count, side->work->moe_count) > MIXES_MAX)
         return false;
     for (int d = 0; d < DEPTHS; d++)
@@ -236,7 +254,7 @@ Test(planner_memory, plans_are_the_best_of_all_mixes_that_fit)
 Test(planner_memory, laps_are_planned_within_their_bound)
 {
     srand(17);
-    int compared = 0, binding = 0;
+    int compared = 0, binding = 0, apart = 0;
     while (compared < LAPPED) {
         Arena *arena = arena_create();
         Spec spec = random_spec();
@@ -252,6 +270,9 @@ Test(planner_memory, laps_are_planned_within_their_bound)
         spec.cluster.device.memory_bytes = least + (most - least) * uniform(0, 1.2);
         Best best = {.iteration_s = INFINITY, .fits = true};
         visit_all(&side, spec.cluster.device.memory_bytes, keep_best, &best);
+        // What is estimated to take up to three per cent too much may fit all the same.
+        Best roomy = {.iteration_s = INFINITY, .fits = true};
+        visit_all(&side, 1.03 * spec.cluster.device.memory_bytes, keep_best, &roomy);
         Solution solution;
         bool infeasible;
         if (planner_solve(side.work, &options, arena, diag_create(arena), &solution, &infeasible)) {
@@ -260,8 +281,10 @@ Test(planner_memory, laps_are_planned_within_their_bound)
                           solution.candidates[solution.uniform].cost.iteration_s * (1 + 1e-9), "instance %d", compared);
             cr_expect_leq(solution.bound_s, best.iteration_s * (1 + 1e-9), "instance %d: bound %.9g, best %.9g",
                           compared, solution.bound_s, best.iteration_s);
-            cr_expect_geq(solution.cost.iteration_s, best.iteration_s * (1 - 1e-9), "instance %d", compared);
+            cr_expect_geq(solution.cost.iteration_s, roomy.iteration_s * (1 - 1e-9), "instance %d", compared);
             binding += solution.memory_binds;
+            for (uint32_t i = 0; i < side.work->moe_count; i++)
+                apart += solution.mix.configs[i].returns_apart;
         } else {
             cr_expect(infeasible);
         }
@@ -269,4 +292,5 @@ Test(planner_memory, laps_are_planned_within_their_bound)
         arena_destroy(arena);
     }
     cr_assert_gt(binding, 1, "%d", binding);
+    cr_assert_gt(apart, 1, "%d", apart);
 }

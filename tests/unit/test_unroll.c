@@ -284,6 +284,8 @@ static Spec random_spec(uint32_t micro_batches)
     spec.plan.recomputes = rand() % 2;
     spec.plan.interleaves = rand() % 2;
     spec.plan.regather_embedding = rand() % 2;
+    spec.plan.returns_apart = rand() % 2;
+    spec.plan.gradient_levels = (uint32_t)rand() % spec.cluster.level_count;
     return spec;
 }
 
