@@ -114,6 +114,7 @@ class Description:
             keys.append(self.maybe(0.3, "lap = %d" % (self.micro_batches if self.encodes else self.one_of(*laps))))
             keys.append(self.maybe(0.2, "once_embedding = %s" % ("all" if dense else self.one_of("all", "none"))))
             keys.append(self.maybe(0.3, "interleave = %s" % self.one_of("none", "full")))
+            keys.append(self.maybe(0.15, "once_gradient = %s" % self.one_of("weights", "none", *self.levels)))
         if self.training:
             keys.append(self.maybe(0.3, "once_dense = %s" % ("all" if dense else self.one_of("all", "none"))))
             keys.append(self.maybe(0.4, "recompute = %s" % self.one_of("none", "full")))
