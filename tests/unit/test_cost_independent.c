@@ -962,7 +962,7 @@ Test(cost_independent, times_and_traffic_of_random_plans)
 Test(cost_independent, ports_are_busy_with_all_that_passes_them)
 {
     srand(19);
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 320; i++) {
         Case *in = random_case();
         for (uint32_t k = 0; k < in->spec.model.layers; k++) {
             const Layer *layer = &in->layers[k];
