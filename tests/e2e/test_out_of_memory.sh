@@ -46,6 +46,8 @@ for sample in laptop two_dc six_sites; do
   starve "$hepc_starved" "$HEP_SOURCE/samples/$sample.hep" -o written/plan.hepb
 done
 starve "$hepc_starved" "$HEP_SOURCE/samples/laptop.hep" --dump=milp -o written/programme.lp
+# Questions of explanations are answered on threads.
+starve "$hepc_starved" --explain "$HEP_SOURCE/samples/laptop.hep"
 
 cat >small.hep <<'HEP'
 cluster two { level gpu { count = 2  bandwidth = 1 Gbit/s  latency = 1 ms }
