@@ -102,33 +102,6 @@ cudaError_t sum_parts(const CudaQueue *queue, const Parts &parts, uint32_t part_
 
 constexpr int CONVERTED = 8; // a thread
 
-template <typename From>
-__global__ void accumulate_kernel(const From *__restrict__ part, float *__restrict__ sum, uint64_t count, bool aligned)
-{
-    uint64_t at = (static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * CONVERTED;
-    Run<From, CONVERTED> in;
-    Run<float, CONVERTED> out;
-    if (at >= count)
-        return;
-    in.load(part, at, count, aligned);
-    out.load(sum, at, count, aligned);
-#pragma unroll
-    for (int i = 0; i < CONVERTED; i++)
-        out.values[i] += in.values[i];
-    out.store(sum, at, count, aligned);
-}
-
-template <typename From> cudaError_t accumulate(const CudaQueue *queue, Tensor part, Tensor sum)
-{
-    uint64_t count = sum.rows * sum.cols;
-    bool aligned = is_aligned<From>(part.data, 0) && is_aligned<float>(sum.data, 0);
-    if (count == 0)
-        return cudaSuccess;
-    return launch(queue->stream, static_cast<unsigned>(blocks_for(count, BLOCK_THREADS * CONVERTED)), BLOCK_THREADS, 0,
-                  accumulate_kernel<From>, static_cast<const From *>(part.data), static_cast<float *>(sum.data), count,
-                  aligned);
-}
-
 template <typename From, typename To>
 __global__ void add_scaled_kernel(const From *__restrict__ from, float scale, To *__restrict__ to, uint64_t count,
                                   bool aligned)
@@ -156,6 +129,11 @@ cudaError_t add_scaled_to(const CudaQueue *queue, Tensor from, float scale, Tens
     return launch(queue->stream, static_cast<unsigned>(blocks_for(count, BLOCK_THREADS * CONVERTED)), BLOCK_THREADS, 0,
                   add_scaled_kernel<From, To>, static_cast<const From *>(from.data), scale, static_cast<To *>(to.data),
                   count, aligned);
+}
+
+template <typename From> cudaError_t accumulate(const CudaQueue *queue, Tensor part, Tensor sum)
+{
+    return add_scaled_to<From, float>(queue, part, 1, sum);
 }
 
 template <typename From> cudaError_t add_scaled(const CudaQueue *queue, Tensor from, float scale, Tensor to)
