@@ -183,16 +183,6 @@ static void nccl_world_destroy(Comm *base)
     free(world);
 }
 
-static bool launch_find(Launch *launch, Fault *fault)
-{
-    LaunchState state = launch_read(launch, fault);
-    if (state == LAUNCH_NONE)
-        fault_set(fault, FAULT_RUN,
-                  "no launcher says which process this is: expected RANK, WORLD_SIZE, MASTER_ADDR "
-                  "and MASTER_PORT, or what mpirun or srun set");
-    return state == LAUNCH_FOUND;
-}
-
 // Without communicators yet.
 static NcclWorld *world_make(const Launch *launch, double timeout_s, Fault *fault)
 {

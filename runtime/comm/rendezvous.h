@@ -25,6 +25,8 @@ typedef enum { LAUNCH_NONE, LAUNCH_FOUND, LAUNCH_WRONG } LaunchState;
 // Reads RANK, WORLD_SIZE, LOCAL_RANK or what mpirun and srun set in their place; rank 0's address from MASTER_ADDR and
 // MASTER_PORT, else, on one machine or under srun, found by itself. WRONG, with a fault, where something is missing.
 LaunchState launch_read(Launch *launch, Fault *fault) MUST_CHECK;
+// The same where there must be one: false and a fault if there is none, too.
+bool launch_find(Launch *launch, Fault *fault) MUST_CHECK;
 
 typedef struct Rendezvous Rendezvous;
 

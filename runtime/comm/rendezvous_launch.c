@@ -104,3 +104,13 @@ LaunchState launch_read(Launch *launch, Fault *fault)
     return read_address(launcher, launch, fault) && job_secret_read(&launch->secret, fault) ? LAUNCH_FOUND
                                                                                             : LAUNCH_WRONG;
 }
+
+bool launch_find(Launch *launch, Fault *fault)
+{
+    LaunchState state = launch_read(launch, fault);
+    if (state == LAUNCH_NONE)
+        fault_set(fault, FAULT_RUN,
+                  "no launcher says which process this is: expected torchrun, mpirun or srun, or RANK, WORLD_SIZE, "
+                  "MASTER_ADDR and MASTER_PORT");
+    return state == LAUNCH_FOUND;
+}

@@ -88,7 +88,7 @@ static hep_comm *make(const Launch *launch, const hep_comm_options *options, Fau
 // ---- where ranks meet ------------------------------------------------------------------------------
 
 // The address by which this machine reaches others, or its own alone where it reaches none.
-static bool find_host(char host[ID_HOST_BYTES])
+static void find_host(char host[ID_HOST_BYTES])
 {
     struct sockaddr_in far = {.sin_family = AF_INET, .sin_port = htons(9)}, own = {0};
     socklen_t length = sizeof(own);
@@ -101,7 +101,6 @@ static bool find_host(char host[ID_HOST_BYTES])
         close(probe);
     if (!found)
         snprintf(host, ID_HOST_BYTES, "127.0.0.1");
-    return found;
 }
 
 // One that nobody uses now.
@@ -124,7 +123,7 @@ hep_status hep_nccl_id(uint8_t id[128])
     Id made = {0};
     if (library_given(id, "id", &fault) && job_secret_challenge(made.secret, &fault) && find_port(&made.port, &fault)) {
         memcpy(made.magic, magic, sizeof(magic));
-        (void)find_host(made.host); // what it says serves either way
+        find_host(made.host);
         memcpy(id, &made, sizeof(made));
     }
     return library_end(&fault);
@@ -171,7 +170,7 @@ hep_status hep_comm_nccl_env(const hep_comm_options *options, hep_comm **comm)
     Launch launch;
     if (library_given(comm, "comm", &fault)) {
         *comm = NULL;
-        if (link_options(options, &given, true, &fault) && link_launch(&launch, &fault))
+        if (link_options(options, &given, true, &fault) && launch_find(&launch, &fault))
             *comm = make(&launch, &given, &fault);
     }
     return library_end(&fault);

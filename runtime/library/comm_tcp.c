@@ -425,7 +425,7 @@ hep_status hep_comm_tcp(const hep_comm_options *options, hep_comm **comm)
     Launch launch;
     if (library_given(comm, "comm", &fault)) {
         *comm = NULL;
-        if (link_options(options, &given, false, &fault) && link_launch(&launch, &fault))
+        if (link_options(options, &given, false, &fault) && launch_find(&launch, &fault))
             *comm = make(&launch, &given, given.timeout_s, &fault);
     }
     return library_end(&fault);

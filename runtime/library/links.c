@@ -28,16 +28,6 @@ bool link_options(const hep_comm_options *from, hep_comm_options *options, bool 
     return true;
 }
 
-bool link_launch(Launch *launch, Fault *fault)
-{
-    LaunchState state = launch_read(launch, fault);
-    if (state == LAUNCH_NONE)
-        fault_set(fault, FAULT_RUN,
-                  "no launcher has started this process: expected torchrun, mpirun or srun, or RANK, "
-                  "WORLD_SIZE, MASTER_ADDR and MASTER_PORT");
-    return state == LAUNCH_FOUND;
-}
-
 void link_drop(hep_comm *handle)
 {
     if (handle && atomic_fetch_sub(&handle->references, 1) == 1)

@@ -36,8 +36,6 @@ typedef struct {
 
 // of_device: tensors may lie in a GPU's memory.
 bool link_options(const hep_comm_options *from, hep_comm_options *options, bool of_device, Fault *fault) MUST_CHECK;
-// What a launcher says of this process. False and a fault: nothing, or not all.
-bool link_launch(Launch *launch, Fault *fault) MUST_CHECK;
 void link_drop(hep_comm *handle); // takes NULL
 
 #endif
