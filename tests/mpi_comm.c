@@ -9,6 +9,7 @@
 
 #include "runtime/comm/comm_mpi.h"
 #include "runtime/comm/comm_sums.h"
+#include "runtime/engine/moves.h"
 
 enum { SUMMED = 101, RANKS = 4, ROWS_MAX = 64, COLUMNS = 5, ROUNDS = 20, SHARD = 1001 };
 
@@ -152,12 +153,11 @@ static void check_sums(Comm *comm)
     Fault fault = {0};
     float data[SUMMED], scratch[SUMMED + RANKS];
     int32_t counts[2 * RANKS];
-    SumGroup group = {
-        .comm = comm, .members = RANKS, .own = (uint32_t)comm->rank, .counts = counts, .scratch = scratch};
-    group.channel = comm->ops->open(comm, &of_all, STREAM_SYNC, &fault);
+    Meeting meeting = {.comm = comm, .place = {.members = RANKS, .own = (uint32_t)comm->rank}, .ops = &host_moves};
+    meeting.channel = comm->ops->open(comm, &of_all, STREAM_SYNC, &fault);
     for (uint32_t i = 0; i < SUMMED; i++)
         data[i] = (float)(comm->rank + i) / 3;
-    must(comm, comm_all_reduce(&group, (Tensor){data, DTYPE_F32, 1, SUMMED}, &fault), &fault, "the sums");
+    must(comm, move_sum(&meeting, (Tensor){data, DTYPE_F32, 1, SUMMED}, counts, scratch, &fault), &fault, "the sums");
     for (uint32_t i = 0; i < SUMMED; i++) {
         float sum = 0;
         for (uint32_t m = 0; m < RANKS; m++)

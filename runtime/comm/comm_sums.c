@@ -160,32 +160,3 @@ bool comm_all_gather(const SumGroup *group, uint32_t count, const Tensor shard[]
     }
     return group->comm->ops->exchange(group->comm, group->channel, &exchange, fault);
 }
-
-bool comm_reduce_scatter(const SumGroup *group, uint32_t count, const Tensor gathered[], const Tensor shard[],
-                         Fault *fault)
-{
-    SumGroup parts[EXCHANGE_PARTS_MAX] = {*group};
-    Exchange shards = comm_shards_exchange(group, gathered[0], shard[0]);
-    for (uint32_t p = 1; p < count; p++) {
-        parts[p] = *group;
-        parts[p].scratch = comm_add_shards(&shards, group->members, gathered[p], shard[p]);
-    }
-    if (!group->comm->ops->exchange(group->comm, group->channel, &shards, fault))
-        return false;
-    for (uint32_t p = 0; p < count; p++)
-        comm_add_up(&parts[p], comm_own_shard(gathered[p], shard[p], group->own), shard[p].data);
-    return true;
-}
-
-bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault)
-{
-    Comm *comm = group->comm;
-    Exchange parts;
-    Tensor own;
-    if (!comm_parts_exchange(group, gradient, &own, &parts, fault) ||
-        !comm->ops->exchange(comm, group->channel, &parts, fault))
-        return false;
-    comm_add_up(group, own, own.data);
-    Exchange sums = comm_sums_exchange(group, gradient, own);
-    return comm->ops->exchange(comm, group->channel, &sums, fault);
-}

@@ -43,11 +43,5 @@ void comm_add_up(const SumGroup *group, Tensor own, void *out);
 // gathered: [members] shards each, among which the own ones are copied if they are not there.
 bool comm_all_gather(const SumGroup *group, uint32_t count, const Tensor shard[], const Tensor gathered[],
                      Fault *fault) MUST_CHECK;
-// Host memory. gathered: [members] shards of the shard's size. Every member ends with the sums of its shards, of which
-// `count`, at most EXCHANGE_PARTS_MAX, travel together; a sum may be where the own summand is.
-bool comm_reduce_scatter(const SumGroup *group, uint32_t count, const Tensor gathered[], const Tensor shard[],
-                         Fault *fault) MUST_CHECK;
-// Every member ends with the same sum. Sends 2 (members - 1) / members of the elements.
-bool comm_all_reduce(const SumGroup *group, Tensor gradient, Fault *fault) MUST_CHECK;
 
 #endif

@@ -436,5 +436,6 @@ bool host_run_reduce_scatter(const HostStep *step, Fault *fault)
 bool host_run_all_reduce(const HostStep *step, Fault *fault)
 {
     SumGroup group = sum_group(step);
-    return comm_all_reduce(&group, step->operands.all_reduce.gradient, fault);
+    Meeting meeting = meeting_of(step);
+    return move_sum(&meeting, step->operands.all_reduce.gradient, group.counts, group.scratch, fault);
 }

@@ -123,7 +123,8 @@ bool move_gather(const Meeting *meeting, const MovedShards *t, Fault *fault) MUS
 // The reverse: every member ends with the sums of its shards, which are in their places among those gathered or
 // elsewhere. scratch: of sums_scatter_scratch for each part.
 bool move_scatter(const Meeting *meeting, const MovedShards *t, void *scratch, Fault *fault) MUST_CHECK;
-// Every member ends with the same sum. counts: as above; scratch: of sums_reduce_scratch.
+// Every member ends with the same sum, for which it sends 2 (members - 1) / members of the elements. counts: as above;
+// scratch: of sums_reduce_scratch.
 bool move_sum(const Meeting *meeting, Tensor tensor, int32_t *counts, void *scratch, Fault *fault) MUST_CHECK;
 
 #endif

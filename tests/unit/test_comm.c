@@ -10,6 +10,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm_sums.h"
 #include "runtime/comm/comm_threads.h"
+#include "runtime/engine/moves.h"
 
 enum { RANKS = 6, ROWS_MAX = 64, COLUMNS = 3 };
 
@@ -235,16 +236,16 @@ static bool sum_many(Comm *comm, Fault *fault)
     static const uint64_t sizes[] = {1, 2, 3, 7, 100, SUMMED_MAX};
     float data[SUMMED_MAX], shard_data[SUMMED_MAX], scratch[2 * SUMMED_MAX];
     int32_t counts[2 * 3];
-    SumGroup group = {.comm = comm, .members = 3, .counts = counts, .scratch = scratch};
-    group.channel = comm->ops->open(comm, &of_gpus, STREAM_SYNC, fault);
-    group.own = (uint32_t)group_index(comm->cluster, &of_gpus, comm->rank);
+    uint32_t own_index = (uint32_t)group_index(comm->cluster, &of_gpus, comm->rank);
+    Meeting meeting = {.comm = comm, .place = {.members = 3, .own = own_index}, .ops = &host_moves};
+    meeting.channel = comm->ops->open(comm, &of_gpus, STREAM_SYNC, fault);
     uint64_t sent = 0;
     for (size_t d = 0; d < COUNT_OF(dtypes); d++)
         for (size_t s = 0; s < COUNT_OF(sizes); s++) {
             Tensor whole = {data, dtypes[d], 1, sizes[s]};
             cr_assert_leq(sums_reduce_scratch(3, sizes[s], dtypes[d]), sizeof(scratch));
             fill_summands(whole, comm->rank);
-            if (!comm_all_reduce(&group, whole, fault))
+            if (!move_sum(&meeting, whole, counts, scratch, fault))
                 return false;
             for (uint64_t i = 0; i < sizes[s]; i++)
                 cr_assert_eq(value_at(whole, i), sum_of(comm->rank, i), "element %d of %d", (int)i, (int)sizes[s]);
@@ -252,14 +253,15 @@ static bool sum_many(Comm *comm, Fault *fault)
                 uint64_t own = sizes[s] / 3;
                 Tensor shard = {shard_data, dtypes[d], 1, own}, gathered = {data, dtypes[d], 3, own};
                 fill_summands(gathered, comm->rank);
-                if (!comm_reduce_scatter(&group, 1, &gathered, &shard, fault))
+                MovedShards shards = {.count = 1, .shard = {shard}, .gathered = {gathered}, .counts = counts};
+                if (!move_scatter(&meeting, &shards, scratch, fault))
                     return false;
                 for (uint64_t i = 0; i < own; i++)
-                    cr_assert_eq(value_at(shard, i), sum_of(comm->rank, group.own * own + i));
+                    cr_assert_eq(value_at(shard, i), sum_of(comm->rank, own_index * own + i));
                 sent += 2 * own * dtype_bytes(dtypes[d]);
             }
-            uint64_t part = sizes[s] / 3 * (group.own + 1) + sizes[s] % 3 * (group.own + 1) / 3 -
-                            sizes[s] / 3 * group.own - sizes[s] % 3 * group.own / 3;
+            uint64_t part = sizes[s] / 3 * (own_index + 1) + sizes[s] % 3 * (own_index + 1) / 3 -
+                            sizes[s] / 3 * own_index - sizes[s] % 3 * own_index / 3;
             sent += (sizes[s] - part + 2 * part) * dtype_bytes(dtypes[d]);
         }
     CommTraffic totals[LEVELS_MAX] = {0};
