@@ -406,7 +406,7 @@ static void price_listed(const Workload *work, Candidate *candidate)
     *candidate = fitted;
 }
 
-// Gradients that return apart save memory, and nothing else: no mix has room for them beside a single choice that is
+// Gradients that return apart save memory, and nothing else: no mix gains by them beside a single choice that is
 // faster and fits.
 static bool saves_in_vain(const Candidate *candidate, double fitting_s)
 {

@@ -114,7 +114,7 @@ void arena_destroy(Arena *arena)
 
 void arena_join(Arena *arena, Arena *joined)
 {
-    Block **last = &arena->blocks; // the first stays the one that has room
+    Block **last = &arena->blocks; // the first stays the one that is filled
     while (*last)
         last = &(*last)->next;
     *last = joined->blocks;

@@ -164,20 +164,20 @@ bool queue_reserve(MoveQueue *queue, uint64_t bytes, Fault *fault)
     CudaQueue *kernels = &queue->kernels;
     if (bytes <= kernels->work_bytes)
         return true;
-    uint64_t room = bytes > 2 * kernels->work_bytes ? bytes : 2 * kernels->work_bytes;
+    uint64_t reserved = bytes > 2 * kernels->work_bytes ? bytes : 2 * kernels->work_bytes;
     if (kernels->work && queue->outgrown_count < OUTGROWN_WORK_MAX)
         queue->outgrown[queue->outgrown_count++] = kernels->work;
     else
         cudaFree(kernels->work);
     kernels->work = NULL;
     kernels->work_bytes = 0;
-    if (!cuda_check(cudaMalloc(&kernels->work, room), "allocate scratch", fault))
+    if (!cuda_check(cudaMalloc(&kernels->work, reserved), "allocate scratch", fault))
         return false;
-    kernels->work_bytes = room;
+    kernels->work_bytes = reserved;
     return true;
 }
 
-// Room for so many bytes, of which nothing is on its way any more.
+// At least so many bytes, of which nothing is on its way any more.
 static bool stage_make(Mover *mover, PinnedStage *stage, uint64_t bytes, Fault *fault)
 {
     if (!stage->through && !event_make(&stage->through, fault))

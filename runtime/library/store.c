@@ -98,8 +98,8 @@ static Piece *piece_make(const Store *store, uint64_t bytes)
     Piece *piece = bytes < UINT64_MAX / 4 ? calloc(1, sizeof(*piece)) : NULL;
     if (!piece)
         return NULL;
-    uint64_t room = bytes + bytes / 8 + PIECE_ALIGNMENT; // the next one may be a little larger
-    piece->bytes = room / PIECE_ALIGNMENT * PIECE_ALIGNMENT;
+    uint64_t padded = bytes + bytes / 8 + PIECE_ALIGNMENT; // the next one may be a little larger
+    piece->bytes = padded / PIECE_ALIGNMENT * PIECE_ALIGNMENT;
     piece->memory = store->moves->allocate(piece->bytes);
     if (piece->memory)
         return piece;

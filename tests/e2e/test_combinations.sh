@@ -52,7 +52,7 @@ plan { micro_batches = 6  bucket = 2  dense { codec = q4  gradient = q4 } }
 E2
 expect 0 '' "$HEPC" alone.hep -o alone.hepb
 
-# The embedding, gathered again, waits for room where nothing else does: the search passed over that.
+# The embedding, gathered again, waits for memory where nothing else does: the search passed over that.
 cat >again.hep <<'E2'
 cluster found {
   level gpu { count = 4  bandwidth = 5 Gbit/s  latency = 5 ms }
